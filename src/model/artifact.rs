@@ -1,0 +1,97 @@
+//! What an artifact is: its type, its state and which state may follow which.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An artifact's type. The set is open: six types are known, a user may write any other word.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ArtifactType(String);
+
+impl ArtifactType {
+    pub const FILE: &str = "file";
+    pub const IMAGE: &str = "image";
+    pub const REPORT: &str = "report";
+    pub const DATA: &str = "data";
+    pub const MODEL: &str = "model";
+    pub const LOG: &str = "log";
+
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ArtifactType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where an artifact is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ArtifactState {
+    /// Open for writing, or closed and its stable copy not yet taken.
+    Creating,
+    /// A stable copy was taken after the last close.
+    Ready,
+    /// Moved to the archive tier; can be restored.
+    Archived,
+    /// Marked for deletion.
+    Deleted,
+}
+
+/// A text that names no state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown state {given:?}: use CREATING, READY, ARCHIVED or DELETED")]
+pub struct UnknownState {
+    given: String,
+}
+
+impl ArtifactState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ArtifactState::Creating => "CREATING",
+            ArtifactState::Ready => "READY",
+            ArtifactState::Archived => "ARCHIVED",
+            ArtifactState::Deleted => "DELETED",
+        }
+    }
+
+    /// Whether an artifact in this state may go to `next`.
+    pub fn may_become(self, next: ArtifactState) -> bool {
+        use ArtifactState::{Archived, Creating, Deleted, Ready};
+        match (self, next) {
+            (Creating, Ready | Deleted) => true,
+            (Ready, Archived | Deleted) => true,
+            (Archived, Ready | Deleted) => true,
+            // Within the undo window a deletion can be taken back.
+            (Deleted, Ready) => true,
+            (Creating, Creating | Archived)
+            | (Ready, Creating | Ready)
+            | (Archived, Creating | Archived)
+            | (Deleted, Creating | Archived | Deleted) => false,
+        }
+    }
+}
+
+impl std::str::FromStr for ArtifactState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        [Self::Creating, Self::Ready, Self::Archived, Self::Deleted]
+            .into_iter()
+            .find(|state| text.eq_ignore_ascii_case(state.as_str()))
+            .ok_or_else(|| UnknownState { given: text.to_owned() })
+    }
+}
+
+impl fmt::Display for ArtifactState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,7 @@
+//! The nouns of Belljar: pure values that do no I/O and cannot be built wrong.
+
+pub mod access;
+pub mod artifact;
+pub mod digest;
+pub mod id;
+pub mod path;

@@ -1,0 +1,85 @@
+//! What the file system tells the world about writes, without knowing what an artifact is.
+//!
+//! This is the one inversion of the architecture: `vfs` defines these traits, `artifact` implements [`WriteObserver`],
+//! `workspace` plugs them together and hands the registrar the [`FileSource`] of the same file system.
+//!
+//! Every call of [`WriteObserver`] is made on a thread that serves the kernel: it must not wait for the network, a
+//! database or this file system itself. An append to a local file is allowed.
+
+use crate::model::id::{MountName, RunId};
+use crate::model::path::VirtualPath;
+use std::fs::File;
+use std::io;
+
+/// A file of a workspace, for as long as the daemon knows it. Never reused within one workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileKey(pub u64);
+
+/// A name of a file: the mount point, and the path below it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Location {
+    pub mount: MountName,
+    pub path: VirtualPath,
+}
+
+/// Who asked for the write, as the kernel said it. Never a guess: what is not known is `None` or 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
+    /// The run in whose pid namespace the writer lives; `None` for a process outside every sandbox.
+    pub run: Option<RunId>,
+    /// Process id in the daemon's pid namespace; 0 when it has none there (fuse: `fuse_req_init_context`).
+    pub pid: u32,
+    pub uid: u32,
+}
+
+/// Whether the observer follows the file since this call or did so before.
+///
+/// On `Began` the file system pins the file, so that [`FileSource`] can answer for it even when the kernel forgets it,
+/// until [`FileSource::settled`] is called once for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Tracking {
+    Began,
+    Continues,
+    /// The observer does not follow this file (ignored by rule, mount without artifacts).
+    Ignored,
+}
+
+/// Hears of every write to a read-write mount point.
+pub trait WriteObserver: Send + Sync {
+    /// A file is about to be opened for writing, created or truncated. Called **before** the kernel is answered; when
+    /// this fails, so does the open: a write that could not be noted must not happen.
+    fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking>;
+
+    /// The last writable handle was closed. `changed` is false when size, mtime and ctime are those of the first open.
+    fn closed(&self, file: FileKey, changed: bool);
+
+    /// A regular file has the name `to` since now (rename or link). `from` is `None` for a link. What was at `to` before is gone.
+    /// `open_for_writing` tells that a writable handle exists, so that [`closed`](Self::closed) will follow.
+    fn named(
+        &self,
+        file: FileKey,
+        from: Option<&Location>,
+        to: &Location,
+        writer: Writer,
+        open_for_writing: bool,
+    ) -> Tracking;
+
+    /// A directory was renamed; everything below it moved along.
+    fn directory_moved(&self, from: &Location, to: &Location, writer: Writer);
+
+    /// The name `at` was removed. The file itself may live on under other names or in open handles.
+    fn removed(&self, at: &Location);
+}
+
+/// Reads files that the observer follows, from outside the kernel's requests.
+pub trait FileSource: Send + Sync {
+    /// A present name of the file, or `None` when it has none left.
+    fn location(&self, file: FileKey) -> Option<Location>;
+
+    /// Opens the file itself for reading, beneath its mount point and following no link, whatever its name is.
+    fn open(&self, file: FileKey) -> io::Result<File>;
+
+    /// The observer no longer follows the file; balances one [`Tracking::Began`].
+    fn settled(&self, file: FileKey);
+}

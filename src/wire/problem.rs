@@ -1,0 +1,17 @@
+//! Errors on the wire: problem details for HTTP APIs (RFC 9457) with a stable code.
+
+use serde::{Deserialize, Serialize};
+
+/// Media type of an error body (RFC 9457, section 3).
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable and for programs, such as `workspace-not-found`.
+    pub code: String,
+    /// The HTTP status, again.
+    pub status: u16,
+    pub title: String,
+    /// The whole sentence for people: what was being done, to what, why not, what to do.
+    pub detail: String,
+}

@@ -1,0 +1,161 @@
+//! Runs: what to execute in a workspace, and the receipt of what happened.
+
+use crate::model::artifact::{ArtifactState, ArtifactType};
+use crate::model::digest::Digest;
+use crate::model::id::{ArtifactId, RunId, SecretName, WorkspaceId};
+use crate::wire::workspace::{DescriptorToken, WorkspaceRequest};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Body of `POST /v1/runs`.
+///
+/// The descriptors of the token are, in this order: standard input, output and error, then the exposed paths, then
+/// whatever [`WorkspaceRequest`] counts on (its positions count from 0 over the whole set). The connection to the companion socket is the run's leash: when
+/// the client closes it, or dies, the run is ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// Made when it does not exist. Its own `descriptors` field is not used here.
+    pub workspace: WorkspaceRequest,
+    /// Keep a workspace that this run made.
+    #[serde(default)]
+    pub keep: bool,
+    pub command: Vec<String>,
+    #[serde(default)]
+    pub workdir: Option<String>,
+    #[serde(default)]
+    pub expose: Vec<ExposeRequest>,
+    /// Secrets that the user wants as environment variables too, by name.
+    #[serde(default)]
+    pub secret_env: Vec<SecretName>,
+    /// Variables for this run alone.
+    #[serde(default)]
+    pub env: std::collections::BTreeMap<crate::model::id::VariableName, String>,
+    #[serde(default)]
+    pub graph_id: Option<String>,
+    #[serde(default)]
+    pub node_id: Option<String>,
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub network: Network,
+    /// Only root may name another user than itself.
+    #[serde(default)]
+    pub user: Option<RunUser>,
+    #[serde(default)]
+    pub wait_children: bool,
+    /// How long to wait for artifacts after the command ended; 60,000 when missing.
+    #[serde(default)]
+    pub drain_timeout_ms: Option<u64>,
+    /// Value of the caller's TERM.
+    #[serde(default)]
+    pub term: Option<String>,
+    pub descriptors: DescriptorToken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    #[default]
+    None,
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunUser {
+    pub uid: u32,
+    /// The user's uid when missing.
+    #[serde(default)]
+    pub gid: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExposeRequest {
+    /// Absolute; where the path appears inside.
+    pub path: String,
+    /// Position of its descriptor among those of the token.
+    pub descriptor: u32,
+}
+
+/// Answer to `POST /v1/runs`: the command was executed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunStarted {
+    pub run_id: RunId,
+    pub workspace_id: WorkspaceId,
+}
+
+/// Body of `POST /v1/runs/{id}/signal`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignalRequest {
+    pub signal: i32,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    Exited,
+    Signal,
+    Timeout,
+    /// The client went away or the daemon was told to stop.
+    Cancelled,
+    /// The sandbox could not be set up, or the command could not be executed; nothing ran.
+    SetupFailed,
+    /// The sandbox's first process vanished without saying how the command ended.
+    Lost,
+}
+
+/// What happened in a run: answer of `GET /v1/runs/{id}/receipt`, and the file that `--receipt` writes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Receipt {
+    pub run_id: RunId,
+    pub workspace_id: WorkspaceId,
+    /// As `belljar run` exits: the command's own, 128+N, 124, 125, 126 or 127.
+    pub exit_code: u8,
+    pub reason: Reason,
+    /// One sentence for people.
+    pub message: String,
+    pub run_as_root: bool,
+    pub enforcement: Vec<Layer>,
+    pub usage: Usage,
+    pub artifacts: Vec<ReceiptArtifact>,
+    /// Whether every file that the run closed is registered.
+    pub complete: bool,
+    /// What is not, when `complete` is false: paths inside the workspace, with the reason.
+    pub incomplete: Vec<String>,
+    pub started_at: Timestamp,
+    pub ended_at: Timestamp,
+}
+
+/// One layer of the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub name: String,
+    pub requested: bool,
+    pub in_force: bool,
+    /// What exactly is in force, or why it is not.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Usage {
+    pub wall_ms: u64,
+    pub cpu_ms: u64,
+    /// Largest resident set of a single process, in bytes (getrusage(2), `ru_maxrss`).
+    pub peak_memory_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReceiptArtifact {
+    pub id: ArtifactId,
+    pub version: u64,
+    pub path: String,
+    #[serde(rename = "type")]
+    pub artifact_type: ArtifactType,
+    pub state: ArtifactState,
+    pub size: u64,
+    pub digest: Digest,
+}
