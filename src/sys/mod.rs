@@ -1,1 +1,3 @@
-//! System calls.
+//! System calls that nix does not wrap: the only `unsafe` and the only libc of the crate.
+
+pub mod mount;
