@@ -8,4 +8,7 @@ pub mod model;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod wire;
-pub mod vfs { pub mod observer; }
+pub mod sandbox;
+pub mod vfs {
+    pub mod observer;
+}
