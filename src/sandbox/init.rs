@@ -104,6 +104,7 @@ fn outer(inherited: Inherited) -> ExitCode {
 }
 
 fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
+    rlimits::forbid_core_dumps()?;
     // Out of the caller's session and process group: keys of its terminal are the client's to forward. Nothing but a SIGKILL
     // ends this process before the first one has ended.
     let because = |what: &'static str| {

@@ -45,7 +45,7 @@ fn enter(name: &str, flag: CloneFlags) -> Result<(), SetupFailure> {
             nix::errno::Errno::ENOSPC => "; the limit in /proc/sys/user is reached",
             nix::errno::Errno::EINVAL => "; this kernel is built without it",
             nix::errno::Errno::EPERM => {
-                "; it takes root, or a user namespace, which this sandbox was not told to make"
+                "; it takes CAP_SYS_ADMIN, which root has outside of containers, or a user namespace"
             }
             _ => "",
         };

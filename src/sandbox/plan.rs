@@ -1,6 +1,6 @@
 //! What a sandbox will be, as data: made by the daemon, checked, and carried to the sandbox's first process in a sealed memfd.
 //!
-//! Pure: nothing here touches the system. Paths and arguments are bytes, as in the kernel.
+//! Pure, except that a new plan asks whether this process is root. Paths and arguments are bytes, as in the kernel.
 
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, WorkspaceId};

@@ -106,6 +106,10 @@ impl SetupFailure {
 /// An error as the kernel names it and as people say it.
 pub fn errno_text(error: &io::Error) -> String {
     match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+        // The newest call that a sandbox needs is mount_setattr(2).
+        Some(errno @ nix::errno::Errno::ENOSYS) => {
+            format!("{errno:?} ({}); this needs Linux 5.12 or later", errno.desc())
+        }
         Some(errno) => format!("{errno:?} ({})", errno.desc()),
         None => error.to_string(),
     }

@@ -31,8 +31,14 @@ pub fn layers(plan: &SandboxPlan) -> Vec<Layer> {
     } else {
         "; no supplementary groups"
     };
+    // An ordinary user's sandbox forbids them by a limit of its own user namespace; root's has none to set it on.
+    let nested = if plan.user_namespace {
+        "; the command can make no user namespace"
+    } else {
+        "; the command can make user namespaces of its own, with no power outside of them"
+    };
     vec![
-        in_force("namespaces", namespaces.join(", ")),
+        in_force("namespaces", namespaces.join(", ") + nested),
         in_force(
             "credentials",
             format!("uid {} gid {}{groups}", plan.user.uid, plan.user.gid),

@@ -10,9 +10,13 @@ const STEP: &str = "rlimits";
 /// raises it up to the hard limit, which stays. The daemon's own may be far higher.
 const OPEN_FILES: u64 = 1024;
 
-/// No core dump, which would be written by the host and hold secrets; the usual number of open files.
+/// No core dump, which the host would write and which would hold secrets: of the command, nor of a process with its plan.
+pub fn forbid_core_dumps() -> Result<(), SetupFailure> {
+    limit("core", Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// What the command gets.
 pub fn set() -> Result<(), SetupFailure> {
-    limit("core", Resource::RLIMIT_CORE, 0, 0)?;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|e| SetupFailure::because(STEP, "read the limit of open files", &e.into()))?;
     limit("open files", Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard)

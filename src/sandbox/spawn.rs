@@ -222,7 +222,8 @@ impl Sandbox {
         self.remote.kill();
     }
 
-    /// Waits until the sandbox has ended: every process in it is gone when this returns.
+    /// Waits until the sandbox has ended: every process in it is gone when this returns. One that was never told to go ends
+    /// only by [`Remote::kill`].
     pub fn wait(&mut self) -> Ended {
         if let Some(ended) = self.ended {
             return ended;
@@ -294,8 +295,11 @@ impl Drop for Sandbox {
 
 impl Remote {
     /// Sends a signal to the command and what shares its process group. Nothing happens before the command runs; EPIPE
-    /// after the sandbox has ended.
+    /// after the sandbox has ended, EINVAL for what is no signal.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
+        if !process::is_signal(signal) {
+            return Err(nix::errno::Errno::EINVAL.into());
+        }
         protocol::send(&self.0.socket, &Order::Signal(signal), None)
     }
 

@@ -285,6 +285,27 @@ mod tests {
     }
 
     #[test]
+    fn a_detached_copy_does_not_see_what_is_mounted_in_its_source_later() {
+        use nix::mount::{MsFlags, mount};
+        // A mount namespace for this thread alone.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .expect("needs CAP_SYS_ADMIN: run the tests as root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
+        let source = tempfile::tempdir().expect("temporary directory");
+        let below = source.path().join("below");
+        mount(Some("tmpfs"), source.path(), Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs");
+        mount(none, source.path(), none, MsFlags::MS_SHARED, none).expect("shared");
+        std::fs::create_dir(&below).expect("mkdir");
+        let directory = std::fs::File::open(source.path()).expect("open");
+        let copy = detach(&directory, MountAttr::READ_ONLY).expect("detach");
+        mount(Some("tmpfs"), &below, Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs");
+        let make = |name: &str| nix::sys::stat::mkdirat(&copy, name, nix::sys::stat::Mode::S_IRWXU);
+        assert_eq!(make("x"), Err(nix::errno::Errno::EROFS));
+        assert_eq!(make("below/x"), Err(nix::errno::Errno::EROFS));
+    }
+
+    #[test]
     fn the_kernel_says_which_option_it_refuses() {
         let context = fsopen(c"tmpfs").expect("needs CAP_SYS_ADMIN: run the tests as root");
         fsconfig_set_string(&context, c"nosuchkey", c"1").expect_err("unknown key");

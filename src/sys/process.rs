@@ -66,6 +66,11 @@ pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether kill(2) knows the number as a signal.
+pub fn is_signal(number: i32) -> bool {
+    usize::try_from(number).is_ok_and(|number| (1..=KERNEL_SIGNALS).contains(&number))
+}
+
 /// kill(2) with any signal number, real-time ones too. A negative `pid` is a process group, -1 everything in reach.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: the call takes numbers only.

@@ -401,8 +401,11 @@ pub fn processes_in(namespace: u64) -> usize {
         .count()
 }
 
+/// A promise, by its name.
+pub type Case = (&'static str, fn(&Host));
+
 /// One suite, run by each kind of user.
-pub const ALL: &[(&str, fn(&Host))] = &[
+pub const ALL: &[Case] = &[
     (
         "the_exit_code_and_both_outputs_are_the_commands_own",
         the_exit_code_and_both_outputs_are_the_commands_own,
