@@ -1,1 +1,10 @@
-//! System calls.
+//! System calls: the only unsafe code and the only use of libc.
+//!
+//! One file per call or family, with the call's own name. Descriptors come in and go out as owned or borrowed values.
+
+pub mod credentials;
+pub mod directory;
+pub mod file;
+pub mod fuse_dev;
+pub mod handle;
+pub mod mount;
