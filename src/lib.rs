@@ -3,6 +3,8 @@
 //! The modules, in the order in which data flows through them; `ARCHITECTURE.md` draws the rungs.
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
+// A panic aborts the daemon. `expect` says which invariant makes it impossible; `unwrap` says nothing.
+#![warn(clippy::unwrap_used)]
 
 pub mod model;
 #[allow(unsafe_code)]
