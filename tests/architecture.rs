@@ -169,7 +169,9 @@ impl Checker<'_> {
             .take_while(|line| !line.is_empty())
             .collect();
         let sentence = paragraph.join(" ");
-        let opens = sentence.chars().next().is_some_and(|first| !first.is_lowercase());
+        // A sentence may begin with the name of a system call, such as `openat2(2)`.
+        let first_word = sentence.split_whitespace().next().unwrap_or_default();
+        let opens = first_word.contains(|c: char| !c.is_lowercase());
         if !opens || !sentence.ends_with(['.', ':', '!', '?']) {
             self.report(1, Rule::Undocumented, "the file must begin with a sentence after `//!`");
         }
@@ -585,6 +587,7 @@ fn a_file_without_a_sentence_is_reported() {
     assert_eq!(rules("//!\nfn f() {}\n"), [Rule::Undocumented]);
     assert_eq!(rules("//! files and handles\nfn f() {}\n"), [Rule::Undocumented]);
     assert_eq!(rules("//! Files of one\n//! workspace.\nfn f() {}\n"), []);
+    assert_eq!(rules("//! openat2(2), which resolves beneath a directory.\nfn f() {}\n"), []);
     assert_eq!(rules("//! Files.\n//!\n//! and more\nfn f() {}\n"), []);
 }
 
