@@ -2,6 +2,8 @@
 //!
 //! The modules, in the order in which data flows through them; `ARCHITECTURE.md` draws the rungs.
 #![deny(unsafe_code)]
+// A panic aborts the daemon. `expect` says which invariant makes it impossible; `unwrap` says nothing.
+#![warn(clippy::unwrap_used)]
 
 pub mod fuse;
 pub mod model;

@@ -8,3 +8,4 @@ pub mod file;
 pub mod fuse_dev;
 pub mod handle;
 pub mod mount;
+pub mod namespace;
