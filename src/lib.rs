@@ -8,6 +8,7 @@
 pub mod fuse;
 pub mod model;
 pub mod policy;
+pub mod sandbox;
 pub mod secret;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -7,5 +7,8 @@ pub mod directory;
 pub mod file;
 pub mod fuse_dev;
 pub mod handle;
+pub mod loopback;
 pub mod mount;
 pub mod namespace;
+pub mod packet;
+pub mod process;

@@ -43,6 +43,11 @@ impl MountAttr {
     pub const NO_DEV: Self = Self(libc::MOUNT_ATTR_NODEV);
     pub const NO_EXEC: Self = Self(libc::MOUNT_ATTR_NOEXEC);
     pub const NO_SYMLINK_FOLLOW: Self = Self(libc::MOUNT_ATTR_NOSYMFOLLOW);
+
+    /// Both; as `|`, for constants.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 impl BitOr for MountAttr {
@@ -128,6 +133,16 @@ pub fn mount_setattr<P: ?Sized + NixPath>(
             )
         })
     })
+}
+
+/// A detached copy of the tree that `directory` (or file) names, with these attributes on it and on every mount below, and cut off
+/// from what is mounted in the source later. The descriptor may be O_PATH; it must come from the caller's mount namespace.
+pub fn detach(directory: impl AsFd, attributes: MountAttr) -> io::Result<OwnedFd> {
+    // Recursive, since a copy of a part of a tree must not uncover what another mount hides; the kernel refuses that (EINVAL)
+    // in a user namespace.
+    let tree = open_tree(directory, "", OpenTree::CLONE | OpenTree::RECURSIVE)?;
+    mount_setattr(&tree, "", true, attributes, true)?;
+    Ok(tree)
 }
 
 /// fsopen(2): a context in which a file system of this type is configured, then created.

@@ -1,0 +1,216 @@
+//! `sandbox-init`: the sandbox's half of a start, as the ordered list of its steps.
+//!
+//! Runs in this program executed anew, before any thread exists, so that general code may run on both sides of a fork. A step that
+//! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
+//!
+//! Descriptors: 0 to 2 are the command's, 3 is the plan, 4 the socket to the daemon, then the mounts: workspace,
+//! control, the run's socket directory if the plan's environment has one, and the exposed ones.
+
+use super::command::Command;
+use super::plan::SandboxPlan;
+use super::protocol::{self, NamespaceId, Report, SetupFailure, Usage};
+use super::reaper::Reaper;
+use super::{capabilities, credentials, namespaces, rlimits, rootfs};
+use crate::sys::process::{self, Fork};
+use nix::sys::prctl;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitCode;
+
+/// First argument that leads here.
+pub const SUBCOMMAND: &str = "sandbox-init";
+
+/// Where the plan is.
+pub const PLAN_DESCRIPTOR: i32 = 3;
+
+/// Longest plan, in bytes. Above what arguments and environment of one execve(2) can hold, as JSON numbers.
+const PLAN_BYTES_MAX: u64 = 64 << 20;
+
+const STEP: &str = "start";
+
+/// What travels in the memfd.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Envelope<P> {
+    pub plan: P,
+    /// Whether there is a descriptor for the directory with the run's socket.
+    pub api_directory: bool,
+}
+
+/// What the outer process starts with.
+#[derive(Debug)]
+struct Inherited {
+    plan: SandboxPlan,
+    socket: OwnedFd,
+    handed: rootfs::Handed,
+}
+
+/// Entry point: `main` of a program calls it first of all when its first argument is [`SUBCOMMAND`], with the arguments after that.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments != ["--plan-fd", "3"] {
+        eprintln!("sandbox-init is a part of belljar that only belljar itself can start");
+        return ExitCode::from(2);
+    }
+    let inherited = match inherit() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            // There may be no socket to say it on; the daemon sees the process end.
+            eprintln!("sandbox-init: {error}");
+            return ExitCode::from(125);
+        }
+    };
+    outer(inherited)
+}
+
+fn inherit() -> io::Result<Inherited> {
+    let mut descriptors = process::take_inherited_descriptors()?.into_iter();
+    let mut next = || descriptors.next().ok_or_else(|| io::Error::other("a descriptor is missing"));
+    let plan = File::from(next()?);
+    let socket = next()?;
+    // With an offset, not by reading on: the plan must be whole whoever read it before.
+    let mut text = Vec::new();
+    plan.take(PLAN_BYTES_MAX).read_to_end(&mut text)?;
+    let envelope: Envelope<SandboxPlan> = serde_json::from_slice(&text)?;
+    let workspace = next()?;
+    let control = next()?;
+    let api_directory = if envelope.api_directory { Some(next()?) } else { None };
+    let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
+    let handed = rootfs::Handed { workspace, control, api_directory, expose };
+    Ok(Inherited { plan: envelope.plan, socket, handed })
+}
+
+/// The outer process: enters what must exist before the fork, then only waits.
+fn outer(inherited: Inherited) -> ExitCode {
+    let socket = match inherited.socket.try_clone() {
+        Ok(socket) => socket,
+        Err(_) => return ExitCode::from(125),
+    };
+    match fork_first_process(inherited) {
+        // The child never comes back here.
+        Ok(first) => wait_for(first, &socket),
+        Err(failure) => {
+            let _ = protocol::send(&socket, &Report::Failed(failure), None);
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
+    // Out of the caller's session and process group: keys of its terminal are the client's to forward. Nothing but a SIGKILL
+    // ends this process before the first one has ended.
+    let because = |what: &'static str| {
+        move |e: nix::errno::Errno| SetupFailure::because(STEP, what, &io::Error::from(e))
+    };
+    nix::unistd::setsid().map_err(because("start a session"))?;
+    SigSet::all().thread_block().map_err(because("block signals"))?;
+    namespaces::enter_before_fork(&inherited.plan)?;
+    match process::fork().map_err(|e| SetupFailure::because(STEP, "fork", &e))? {
+        Fork::Parent { child } => Ok(child),
+        Fork::Child => first(inherited),
+    }
+}
+
+/// Tells the daemon which process to hold on to, and reaps it.
+fn wait_for(first: Pid, socket: &OwnedFd) -> ExitCode {
+    let told = process::pidfd_open(first)
+        .and_then(|pidfd| protocol::send(socket, &Report::Forked, Some(pidfd.as_fd())));
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let null = File::options().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
+        // Whoever reads the command's output must see its end, and not that of this process.
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    if told.is_err() {
+        // The daemon is gone, or could never kill what it started.
+        let _ = nix::sys::signal::kill(first, Signal::SIGKILL);
+    }
+    while let Err(nix::errno::Errno::EINTR) = waitpid(first, None) {}
+    // The first process waited for all others (zap_pid_ns_processes in the kernel), so that this counts every one.
+    if let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) {
+        let micros = |time: nix::sys::time::TimeVal| {
+            use nix::sys::time::TimeValLike;
+            u64::try_from(time.num_microseconds()).unwrap_or(0)
+        };
+        let used = Usage {
+            cpu_us: micros(usage.user_time()) + micros(usage.system_time()),
+            peak_memory_bytes: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
+        };
+        let _ = protocol::send(socket, &Report::Used(used), None);
+    }
+    ExitCode::SUCCESS
+}
+
+/// The first process of the new pid namespace. Never returns.
+fn first(inherited: Inherited) -> ! {
+    let Inherited { plan, socket, handed } = inherited;
+    let code = match set_up(&plan, handed) {
+        Ok((command, namespace)) => serve(&plan, socket, command, namespace),
+        Err(failure) => protocol::send(&socket, &Report::Failed(failure), None),
+    };
+    process::exit_now(if code.is_ok() { 0 } else { 125 })
+}
+
+/// The steps, each with the reason for its place.
+fn set_up(
+    plan: &SandboxPlan,
+    handed: rootfs::Handed,
+) -> Result<(Command, NamespaceId), SetupFailure> {
+    // First, so that there is no moment in which the outer process can die alone.
+    die_with_parent()?;
+    credentials::check(plan)?;
+    namespaces::enter_after_fork(plan)?;
+    // Needs the namespaces, and privileges that the steps below give up.
+    rootfs::build(plan, handed)?;
+    let namespace = own_pid_namespace()?;
+    rlimits::set()?;
+    // Takes a capability which the change of user takes away.
+    capabilities::forbid_regaining()?;
+    credentials::switch(plan)?;
+    capabilities::drop_all()?;
+    // After the change of user, which resets both: nobody with the same user id may trace this process or read its memory.
+    prctl::set_dumpable(false)
+        .map_err(|e| SetupFailure::because(STEP, "become undumpable", &e.into()))?;
+    die_with_parent()?;
+    capabilities::verify()?;
+    Ok((Command::prepare(plan)?, namespace))
+}
+
+fn serve(
+    plan: &SandboxPlan,
+    socket: OwnedFd,
+    command: Command,
+    namespace: NamespaceId,
+) -> io::Result<()> {
+    let report = socket.try_clone()?;
+    let reaper = match Reaper::new(socket, command, plan.wait_children) {
+        Ok(reaper) => reaper,
+        Err(error) => {
+            let failure = SetupFailure::because(STEP, "read signals", &error);
+            return protocol::send(&report, &Report::Failed(failure), None);
+        }
+    };
+    protocol::send(&report, &Report::Ready(namespace), None)?;
+    reaper.run()
+}
+
+/// The second line of defence: the first one is the end of the daemon's socket.
+fn die_with_parent() -> Result<(), SetupFailure> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|e| SetupFailure::because(STEP, "die with the parent", &e.into()))
+}
+
+fn own_pid_namespace() -> Result<NamespaceId, SetupFailure> {
+    let metadata = std::fs::metadata("/proc/self/ns/pid")
+        .map_err(|e| SetupFailure::because(STEP, "identify the pid namespace", &e))?;
+    Ok(NamespaceId { dev: metadata.dev(), ino: metadata.ino() })
+}

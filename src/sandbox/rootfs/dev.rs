@@ -1,0 +1,62 @@
+//! `/dev` of a sandbox: the devices that every program may expect, terminals of its own, shared memory, and nothing else.
+
+use super::{attach, because, configure, size_option, tmpfs};
+use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::protocol::SetupFailure;
+use crate::sys::mount::{self, MountAttr, OpenTree};
+use nix::fcntl::AT_FDCWD;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+const DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// Copies of the host's device files: only the host can make devices. Read-only concerns the file's mode and times, which its
+/// owner could change otherwise; a device on a read-only mount takes data as ever.
+pub fn gather() -> Result<Vec<OwnedFd>, SetupFailure> {
+    DEVICES
+        .into_iter()
+        .map(|path| {
+            let copy = || {
+                let tree = mount::open_tree(AT_FDCWD, path, OpenTree::CLONE | OpenTree::NO_FOLLOW)?;
+                let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_EXEC;
+                mount::mount_setattr(&tree, "", false, attributes, true)?;
+                Ok(tree)
+            };
+            copy().map_err(|error: io::Error| because(format_args!("bind {path}"))(error))
+        })
+        .collect()
+}
+
+/// Fills `/dev`.
+pub fn attach_all(devices: Vec<OwnedFd>, plan: &SandboxPlan) -> Result<(), SetupFailure> {
+    for (path, tree) in DEVICES.into_iter().zip(&devices) {
+        attach(tree, Path::new(path), &format!("attach {path}"))?;
+    }
+    for (target, path) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+        ("pts/ptmx", "/dev/ptmx"),
+    ] {
+        symlink(target, path).map_err(because(format_args!("link {path}")))?;
+    }
+    let terminals = terminals().map_err(because("make /dev/pts"))?;
+    attach(&terminals, Path::new("/dev/pts"), "attach /dev/pts")?;
+    let attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
+    let shared =
+        tmpfs(&[&size_option(plan), c"mode=1777"], attributes).map_err(because("make /dev/shm"))?;
+    attach(&shared, Path::new("/dev/shm"), "attach /dev/shm")
+}
+
+/// An instance of devpts that shares no terminal with any other.
+fn terminals() -> io::Result<OwnedFd> {
+    let context = mount::fsopen(c"devpts")?;
+    configure(&context, &[c"newinstance", c"ptmxmode=0666", c"mode=0620"])?;
+    mount::fsconfig_create(&context)?;
+    // Read-only concerns names, modes and owners; terminals are still made and used.
+    mount::fsmount(&context, MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_EXEC)
+}

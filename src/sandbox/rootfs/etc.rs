@@ -1,0 +1,96 @@
+//! The files of `/etc` that a sandbox has of its own, and the links that programs expect around the root.
+
+use super::because;
+use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::protocol::SetupFailure;
+use crate::wire::run::Network;
+use std::os::unix::fs::symlink;
+
+/// User and group that stand for nobody, as on every Linux system: also what ids look like that a user namespace does not map.
+const NOBODY: u32 = 65534;
+
+/// Longest `/etc/hosts` of the host that is taken over, in bytes. Chosen, not measured; beyond it the file is left out.
+const HOSTS_BYTES_MAX: u64 = 1 << 20;
+
+pub fn write(plan: &SandboxPlan, host_hosts: Option<String>) -> Result<(), SetupFailure> {
+    super::make_directories("/etc".as_ref(), None).map_err(because("make /etc"))?;
+    for (path, text) in [
+        ("/etc/passwd", passwd(plan)),
+        ("/etc/group", group(plan)),
+        ("/etc/hostname", "belljar\n".to_owned()),
+        ("/etc/hosts", hosts(host_hosts)),
+        (
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".to_owned(),
+        ),
+    ] {
+        std::fs::write(path, text).map_err(because(format_args!("write {path}")))?;
+    }
+    super::make_directories("/var".as_ref(), None).map_err(because("make /var"))?;
+    super::make_directories("/run".as_ref(), None).map_err(because("make /run"))?;
+    for (target, path) in
+        [("/proc/self/mounts", "/etc/mtab"), ("/tmp", "/var/tmp"), ("/run", "/var/run")]
+    {
+        symlink(target, path).map_err(because(format_args!("link {path}")))?;
+    }
+    Ok(())
+}
+
+/// The host's `/etc/hosts`, for a sandbox with the host's network. Read while the root is still the host's.
+pub fn host_hosts(plan: &SandboxPlan) -> Option<String> {
+    use std::io::Read;
+    match plan.network {
+        Network::None => None,
+        Network::Host => {
+            let mut bytes = Vec::new();
+            let file = std::fs::File::open("/etc/hosts").ok()?;
+            file.take(HOSTS_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+            let whole = bytes.len() as u64 <= HOSTS_BYTES_MAX;
+            whole.then(|| String::from_utf8_lossy(&bytes).into_owned())
+        }
+    }
+}
+
+fn hosts(host: Option<String>) -> String {
+    match host {
+        None => {
+            "127.0.0.1 localhost belljar\n::1 localhost ip6-localhost ip6-loopback\n".to_owned()
+        }
+        Some(mut text) => {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+            text.push_str("127.0.0.1 localhost belljar\n");
+            text
+        }
+    }
+}
+
+fn passwd(plan: &SandboxPlan) -> String {
+    let user = &plan.user;
+    let home = plan.home.display();
+    let mut text = String::new();
+    if user.uid != 0 {
+        text.push_str("root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n");
+    }
+    text.push_str(&format!("{}:x:{}:{}::{home}:/bin/sh\n", user.name, user.uid, user.gid));
+    if user.uid != NOBODY {
+        text.push_str(&format!(
+            "nobody:x:{NOBODY}:{NOBODY}:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ));
+    }
+    text
+}
+
+fn group(plan: &SandboxPlan) -> String {
+    let user = &plan.user;
+    let mut text = String::new();
+    if user.gid != 0 {
+        text.push_str("root:x:0:\n");
+    }
+    text.push_str(&format!("{}:x:{}:\n", user.name, user.gid));
+    if user.gid != NOBODY {
+        text.push_str(&format!("nogroup:x:{NOBODY}:\n"));
+    }
+    text
+}

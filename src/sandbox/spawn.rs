@@ -1,0 +1,332 @@
+//! The daemon's half of a sandbox: start it, let it go, signal it, end it, and learn how it ended.
+//!
+//! A start has two phases. [`Sandbox::wait_ready`] returns when everything is set up and nothing of the command runs; who writes can
+//! then be told by the pid namespace. [`Sandbox::go`] executes the command.
+//!
+//! All calls here block: they belong on a thread that serves neither the kernel nor an async runtime, since the setup looks at
+//! mounts which this daemon itself may serve. [`Remote`] is for other threads.
+
+use super::init::{Envelope, PLAN_DESCRIPTOR, SUBCOMMAND};
+use super::plan::{InvalidPlan, SandboxPlan};
+use super::protocol::{self, Exit, NamespaceId, Order, Report, SetupFailure, Usage};
+use super::receipt;
+use crate::sys::{packet, process};
+use crate::wire::run::Layer;
+use command_fds::{CommandFdExt, FdMapping};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::Pid;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
+
+/// How long a setup or an execve may take before the sandbox is given up. Both take milliseconds; a slow network file system
+/// under an exposed path may take seconds.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a sandbox is made of, besides its plan.
+#[derive(Debug)]
+pub struct SandboxDescriptors {
+    /// A detached mount of the workspace; it needs the plan's mounts and `.belljar` as directories.
+    pub workspace: OwnedFd,
+    /// A detached mount to attach at `.belljar`.
+    pub control: OwnedFd,
+    /// A detached mount of a directory with `belljar.sock`.
+    pub api_directory: Option<OwnedFd>,
+    /// Detached mounts, one for each exposed path of the plan; [`detach`](crate::sys::mount::detach) makes one.
+    pub expose: Vec<OwnedFd>,
+    /// Standard input, output and error.
+    pub stdio: [OwnedFd; 3],
+}
+
+/// Why no sandbox was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error(transparent)]
+    Plan(#[from] InvalidPlan),
+    #[error("the plan exposes {planned} paths and {given} descriptors were given")]
+    Expose { planned: usize, given: usize },
+    #[error("write the plan of the sandbox")]
+    Write(#[source] io::Error),
+    #[error("make a socket to the sandbox")]
+    Socket(#[source] io::Error),
+    #[error("start {program}")]
+    Start {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// How a sandbox ended, and what it used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub how: Exit,
+    pub usage: Usage,
+}
+
+/// A started sandbox. Dropping it ends it, and waits until nothing of it is left.
+#[derive(Debug)]
+pub struct Sandbox {
+    outer: Child,
+    remote: Remote,
+    layers: Vec<Layer>,
+    ready: Option<NamespaceId>,
+    started: bool,
+    exit: Option<Exit>,
+    usage: Usage,
+    ended: Option<Ended>,
+}
+
+/// Signals and ends a sandbox, from any thread.
+#[derive(Debug, Clone)]
+pub struct Remote(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    /// The outer process, which is not reaped before the sandbox is dropped or waited for.
+    outer: OwnedFd,
+    /// The first process, once it exists.
+    first: OnceLock<OwnedFd>,
+}
+
+/// Starts a sandbox. The command does not run yet.
+pub fn spawn(plan: &SandboxPlan, descriptors: SandboxDescriptors) -> Result<Sandbox, SpawnError> {
+    plan.check()?;
+    if plan.expose.len() != descriptors.expose.len() {
+        let (planned, given) = (plan.expose.len(), descriptors.expose.len());
+        return Err(SpawnError::Expose { planned, given });
+    }
+    let envelope = Envelope { plan, api_directory: descriptors.api_directory.is_some() };
+    let memfd = serde_json::to_vec(&envelope)
+        .map_err(io::Error::from)
+        // It may hold secrets that the user wants in the environment.
+        .map(Zeroizing::new)
+        .and_then(|text| process::sealed_memfd(c"belljar-sandbox-plan", &text))
+        .map_err(SpawnError::Write)?;
+    let (near, far) = packet::pair().map_err(SpawnError::Socket)?;
+    let mut outer = execute(plan, memfd, far, descriptors)?;
+    let pidfd = match process::pidfd_open(Pid::from_raw(outer.id().cast_signed())) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // With its socket gone it ends by itself; this only makes it sooner.
+            drop(near);
+            let _ = outer.kill();
+            let _ = outer.wait();
+            return Err(SpawnError::Socket(error));
+        }
+    };
+    Ok(Sandbox {
+        outer,
+        remote: Remote(Arc::new(Connection { socket: near, outer: pidfd, first: OnceLock::new() })),
+        layers: receipt::layers(plan),
+        ready: None,
+        started: false,
+        exit: None,
+        usage: Usage::default(),
+        ended: None,
+    })
+}
+
+/// Executes this program anew, with exactly these descriptors and no environment.
+fn execute(
+    plan: &SandboxPlan,
+    memfd: OwnedFd,
+    socket: OwnedFd,
+    descriptors: SandboxDescriptors,
+) -> Result<Child, SpawnError> {
+    let failed =
+        |source| SpawnError::Start { program: plan.executable.display().to_string(), source };
+    let SandboxDescriptors { workspace, control, api_directory, expose, stdio } = descriptors;
+    let [input, output, error] = stdio;
+    let passed = [memfd, socket, workspace, control].into_iter().chain(api_directory).chain(expose);
+    let mappings = (PLAN_DESCRIPTOR..)
+        .zip(passed)
+        .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
+        .collect();
+    let mut command = Command::new(&plan.executable);
+    command
+        .arg(SUBCOMMAND)
+        .arg("--plan-fd")
+        .arg(PLAN_DESCRIPTOR.to_string())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(output))
+        .stderr(Stdio::from(error))
+        .fd_mappings(mappings)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    // Dropping the command closes this side's copies of everything that was passed.
+    command.spawn().map_err(failed)
+}
+
+impl Sandbox {
+    /// Waits until everything is set up, and tells the pid namespace in which the command will run.
+    pub fn wait_ready(&mut self) -> Result<NamespaceId, SetupFailure> {
+        let deadline = Instant::now() + SETUP_TIMEOUT;
+        loop {
+            if let Some(namespace) = self.ready {
+                return Ok(namespace);
+            }
+            self.next_report(deadline, "become ready")?;
+        }
+    }
+
+    /// Executes the command, and waits until that has succeeded.
+    pub fn go(&mut self) -> Result<(), SetupFailure> {
+        self.wait_ready()?;
+        if let Err(error) = protocol::send(&self.remote.0.socket, &Order::Go, None) {
+            return Err(self.vanished(format_args!(
+                "tell the first process to go: {}",
+                protocol::errno_text(&error)
+            )));
+        }
+        let deadline = Instant::now() + SETUP_TIMEOUT;
+        while !self.started {
+            self.next_report(deadline, "execute the command")?;
+        }
+        Ok(())
+    }
+
+    /// Both phases of the start in one.
+    pub fn wait_started(&mut self) -> Result<(), SetupFailure> {
+        if self.started { Ok(()) } else { self.go() }
+    }
+
+    /// The pid namespace of the command, once ready.
+    pub fn pid_namespace(&self) -> Option<NamespaceId> {
+        self.ready
+    }
+
+    /// What is enforced, once ready.
+    pub fn layers(&self) -> Vec<Layer> {
+        self.layers.clone()
+    }
+
+    /// For other threads.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
+    /// See [`Remote::signal`].
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        self.remote.signal(signal)
+    }
+
+    /// See [`Remote::kill`].
+    pub fn kill(&self) {
+        self.remote.kill();
+    }
+
+    /// Waits until the sandbox has ended: every process in it is gone when this returns.
+    pub fn wait(&mut self) -> Ended {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
+        // Ends when both the outer and the first process have closed their ends, which is at their own ends.
+        while let Ok(Some((report, descriptor))) = protocol::receive(&self.remote.0.socket) {
+            // A failure that nobody asked for: how it ended says that nothing ran.
+            let _ = self.note(report, descriptor);
+        }
+        // Without these two lines an outer process that somebody killed would leave the first one a moment longer.
+        self.remote.kill();
+        if let Some(first) = self.remote.0.first.get() {
+            wait_for_end(first);
+        }
+        // Fails only if somebody else reaped it, and then it is gone.
+        let _ = self.outer.wait();
+        let ended = Ended { how: self.exit.unwrap_or(Exit::Vanished), usage: self.usage };
+        self.ended = Some(ended);
+        ended
+    }
+
+    fn next_report(&mut self, deadline: Instant, what: &str) -> Result<(), SetupFailure> {
+        match readable(&self.remote.0.socket, deadline) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.remote.kill();
+                let seconds = SETUP_TIMEOUT.as_secs();
+                let message = format!("it did not {what} within {seconds} s");
+                return Err(SetupFailure::setup("start", message));
+            }
+            Err(error) => return Err(self.vanished(protocol::errno_text(&error))),
+        }
+        match protocol::receive(&self.remote.0.socket) {
+            Ok(Some((report, descriptor))) => self.note(report, descriptor),
+            Ok(None) => Err(self.vanished(format_args!("it ended before it could {what}"))),
+            Err(error) => Err(self.vanished(protocol::errno_text(&error))),
+        }
+    }
+
+    fn note(&mut self, report: Report, descriptor: Option<OwnedFd>) -> Result<(), SetupFailure> {
+        match report {
+            Report::Forked => {
+                if let Some(first) = descriptor {
+                    // Sent once.
+                    let _ = self.remote.0.first.set(first);
+                }
+            }
+            Report::Ready(namespace) => self.ready = Some(namespace),
+            Report::Started => self.started = true,
+            Report::Ended(exit) => self.exit = Some(exit),
+            Report::Used(usage) => self.usage = usage,
+            Report::Failed(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    fn vanished(&self, why: impl std::fmt::Display) -> SetupFailure {
+        self.remote.kill();
+        SetupFailure::setup("start", format_args!("the sandbox's first process is gone: {why}"))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.remote.kill();
+        self.wait();
+    }
+}
+
+impl Remote {
+    /// Sends a signal to the command and what shares its process group. Nothing happens before the command runs; EPIPE
+    /// after the sandbox has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        protocol::send(&self.0.socket, &Order::Signal(signal), None)
+    }
+
+    /// Ends the sandbox and everything in it, at once.
+    pub fn kill(&self) {
+        // SIGKILL to the first process of a pid namespace ends all of it. Before that process is known, the outer one is the
+        // only other; a first process that has just been forked finds its socket shut.
+        let process = self.0.first.get().unwrap_or(&self.0.outer);
+        let _ = process::pidfd_send_signal(process, nix::sys::signal::Signal::SIGKILL as i32);
+        // Only writing ends: what the sandbox has already said can still be read.
+        let _ = shutdown(self.0.socket.as_raw_fd(), Shutdown::Write);
+    }
+}
+
+/// Waits until the descriptor can be read; false at the deadline.
+fn readable(socket: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Waits until a process has ended, and with the first process of a namespace every other one in it.
+fn wait_for_end(process: &OwnedFd) {
+    while let Err(nix::errno::Errno::EINTR) =
+        poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)
+    {}
+}

@@ -1,0 +1,187 @@
+//! The sandbox as root makes it, for an ordinary user id and for user id 0. Needs root.
+
+mod sandbox_support;
+
+use belljar::sandbox::protocol::Exit;
+use sandbox_support::{Host, cases};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const BELLJARD: &str = env!("CARGO_BIN_EXE_belljard");
+
+macro_rules! for_both_users {
+    ($($case:ident)*) => {
+        $(
+            mod $case {
+                use super::*;
+                #[test]
+                fn as_uid_12345() {
+                    cases::$case(&Host::new(Path::new(BELLJARD), 12345));
+                }
+                #[test]
+                fn as_uid_0_without_capabilities() {
+                    cases::$case(&Host::new(Path::new(BELLJARD), 0));
+                }
+            }
+        )*
+    };
+}
+
+for_both_users! {
+    the_exit_code_and_both_outputs_are_the_commands_own
+    a_command_that_cannot_run_is_126_or_127_with_the_reason
+    a_program_is_found_in_the_path_of_the_sandbox
+    a_working_directory_that_is_missing_is_named
+    a_failing_step_is_named
+    the_environment_is_exactly_the_plans
+    the_command_holds_no_privilege_and_a_clean_process_state
+    the_first_process_can_be_neither_read_nor_traced
+    nothing_can_be_written_but_what_is_meant_to_be
+    a_read_only_mount_is_erofs_and_a_read_write_one_reaches_the_host
+    nothing_of_the_hosts_mounts_is_left
+    an_exposed_path_appears_at_its_place_read_only
+    without_a_network_there_is_only_loopback
+    devices_and_terminals_work
+    signals_reach_the_command
+    what_the_command_leaves_running_is_killed
+    what_the_command_leaves_running_is_waited_for_on_request
+    a_kill_or_a_drop_ends_everything
+    usage_is_that_of_the_sandbox_alone
+    every_layer_that_is_ready_is_listed_as_in_force
+}
+
+#[test]
+fn both_suites_run_every_case() {
+    let text = include_str!("sandbox.rs");
+    for (name, _) in cases::ALL {
+        assert!(text.contains(&format!("\n    {name}\n")), "{name} is not run as root");
+    }
+}
+
+/// Not a test: a daemon for [`a_daemon_that_is_killed_leaves_no_process`], in a process of its own.
+#[test]
+#[ignore = "started by another test"]
+fn daemon() {
+    let Some(executable) = std::env::var_os("TEST_EXECUTABLE") else { return };
+    let moment = std::env::var("TEST_MOMENT").expect("set");
+    let host = Host::new(Path::new(&executable), 12345);
+    let (mut sandbox, _out, _err) = host.spawn(&host.shell("sleep 1000 & sleep 1000"));
+    if moment != "spawned" {
+        let namespace = sandbox.wait_ready().expect("ready");
+        println!("namespace {}", namespace.ino);
+    }
+    if moment == "started" {
+        sandbox.go().expect("starts");
+    }
+    println!("waiting");
+    // Until it is killed. The temporary directory is left to the test that does it.
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_no_process() {
+    for moment in ["spawned", "ready", "started"] {
+        // A program of its own, so that its processes can be told from those of other tests.
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let executable = directory.path().join("belljard");
+        fs::copy(BELLJARD, &executable).expect("copy");
+        let mut daemon = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--ignored", "--exact", "daemon", "--nocapture"])
+            .env("TEST_EXECUTABLE", &executable)
+            .env("TEST_MOMENT", moment)
+            .env("TMPDIR", directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let lines = BufReader::new(daemon.stdout.take().expect("piped")).lines();
+        let mut namespace = None;
+        for line in lines {
+            let line = line.expect("line");
+            if let Some((_, ino)) = line.split_once("namespace ") {
+                namespace = Some(ino.parse::<u64>().expect("number"));
+            }
+            if line.ends_with("waiting") {
+                break;
+            }
+        }
+        let left = || {
+            namespace.map_or(0, cases::processes_in)
+                + fs::read_dir("/proc")
+                    .expect("proc")
+                    .filter_map(|entry| fs::read_link(entry.ok()?.path().join("exe")).ok())
+                    .filter(|program| *program == executable)
+                    .count()
+        };
+        if moment == "started" {
+            assert!(left() >= 4, "outer, first, shell and sleep");
+        }
+        daemon.kill().expect("kill");
+        daemon.wait().expect("wait");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while left() > 0 {
+            assert!(Instant::now() < deadline, "killed when {moment}: {} left", left());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn the_output_ends_with_the_command_although_the_first_process_lives_on() {
+    let host = Host::new(Path::new(BELLJARD), 12345);
+    let (mut sandbox, mut out, _err) =
+        host.spawn(&host.shell("echo done; exec >&- 2>&-; exec sleep 1000"));
+    sandbox.wait_started().expect("starts");
+    let mut text = String::new();
+    // Would wait for ever if another process of the sandbox held the pipe.
+    out.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "done\n");
+    sandbox.kill();
+    assert_eq!(sandbox.wait().how, Exit::Vanished);
+}
+
+#[test]
+fn private_keys_of_the_host_are_not_visible() {
+    let host = Host::new(Path::new(BELLJARD), 0);
+    let outcome = host.run(&host.plan([
+        "ls",
+        "/etc/ssl/private",
+        "/etc/shadow",
+        "/root",
+        "/var/lib",
+        "/sys",
+    ]));
+    let outcome = outcome.expect("starts");
+    assert_eq!(outcome.stdout, "");
+    assert_eq!(
+        outcome.stderr.matches("No such file or directory").count(),
+        5,
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// How long a run of `true` takes; not a test of anything, printed with `--nocapture --ignored`.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_a_run() {
+    let host = Host::new(Path::new(BELLJARD), 12345);
+    let mut ready = Vec::new();
+    let mut whole = Vec::new();
+    for _ in 0..200 {
+        let plan = host.plan(["/usr/bin/true"]);
+        let start = Instant::now();
+        let (mut sandbox, _out, _err) = host.spawn(&plan);
+        sandbox.wait_ready().expect("ready");
+        ready.push(start.elapsed());
+        sandbox.go().expect("starts");
+        sandbox.wait();
+        whole.push(start.elapsed());
+    }
+    ready.sort();
+    whole.sort();
+    println!("ready: median {:?}, p95 {:?}", ready[100], ready[190]);
+    println!("ended: median {:?}, p95 {:?}", whole[100], whole[190]);
+}
