@@ -1,6 +1,14 @@
-//! System calls that nix does not wrap: the only `unsafe` and the only libc of the crate.
+//! System calls: the only unsafe code and the only use of libc.
+//!
+//! One file per call or family, with the call's own name. Descriptors come in and go out as owned or borrowed values.
 
+pub mod credentials;
+pub mod directory;
+pub mod file;
+pub mod fuse_dev;
+pub mod handle;
 pub mod loopback;
 pub mod mount;
+pub mod namespace;
 pub mod packet;
 pub mod process;

@@ -1,0 +1,119 @@
+# shellcheck shell=bash
+# What the scripts need from the machine: found, or installed where that can be done, or named. To be sourced.
+#
+# The project's directory is $project, set by the script that sources this.
+: "${project:?}"
+
+say() { printf '%s\n' "$*"; }
+title() { printf '\n── %s\n' "$*"; }
+fail() {
+    printf '\n%s: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# True when version $1 is at least $2; both are numbers with dots.
+version_is_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# Installs Debian packages, as root or through sudo.
+install_packages() {
+    local -a as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || fail "missing: $*. There is no sudo here; run as root: apt-get install $*"
+        as_root=(sudo)
+    fi
+    command -v apt-get >/dev/null || fail "missing: $*. There is no apt-get here; install what these Debian packages hold"
+    say "installing $*"
+    local log
+    log=$(mktemp)
+    if ! { "${as_root[@]}" apt-get update &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        fail "apt-get could not install $*; its last words are above"
+    fi
+    rm -f "$log"
+}
+
+# need_package PACKAGE COMMAND…: installs PACKAGE unless COMMAND succeeds.
+need_package() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || install_packages "$package"
+}
+
+# Sandboxes see /usr, not what a version manager put in a home directory, so this interpreter counts.
+python=/usr/bin/python3
+need_python() {
+    need_package python3 test -x "$python"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is $("$python" --version); the example needs Python 3.11 or newer (Debian 12 has it)"
+}
+
+need_compiler() {
+    need_package build-essential sh -c 'command -v cc && echo "#include <stdio.h>" | cc -E -'
+}
+
+# A cargo at least as new as rust-toolchain.toml says. rustup, where it is, fetches exactly that one.
+need_cargo() {
+    local wanted found
+    wanted=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$project/rust-toolchain.toml")
+    [ -n "$wanted" ] || fail "rust-toolchain.toml names no channel"
+    if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+        PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    fi
+    cargo_is_new_enough "$wanted" && return
+    if ! command -v rustup >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+        # rustup downloads over TLS.
+        need_package ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
+        install_packages rustup
+    fi
+    if command -v rustup >/dev/null; then
+        say "fetching Rust $wanted with rustup"
+        rustup toolchain install "$wanted" --profile minimal --component clippy,rustfmt >/dev/null 2>&1 ||
+            fail "rustup could not fetch Rust $wanted; try it by hand: rustup toolchain install $wanted"
+        cargo_is_new_enough "$wanted" && return
+    fi
+    found=$(cd "$project" && cargo --version 2>/dev/null) || found="no cargo"
+    fail "Rust $wanted or newer is needed and here is $found. Install rustup as the Rust project describes, then start this again"
+}
+
+cargo_is_new_enough() {
+    local version
+    version=$(cd "$project" && cargo --version 2>/dev/null) || return 1
+    version=${version#cargo }
+    version_is_at_least "${version%% *}" "$1"
+}
+
+# /dev/fuse, and for an ordinary user the right to make user namespaces. Nothing here can install these.
+need_fuse() {
+    [ -e /dev/fuse ] || fail "there is no /dev/fuse, so nothing can be mounted. On a host: modprobe fuse, as root. \
+In a container: start it with --device /dev/fuse"
+    [ -c /dev/fuse ] || fail "/dev/fuse is not a character device; it must be node 10:229"
+    # Opening it is what counts: a container may show the node and forbid its use.
+    (exec 3<>/dev/fuse) 2>/dev/null ||
+        fail "/dev/fuse cannot be opened by $(id -un 2>/dev/null || id -u). As root either run this, or allow all users: chmod 0666 /dev/fuse"
+    if [ "$(id -u)" != 0 ]; then
+        unshare --user --map-root-user --mount --pid --fork true 2>/dev/null || fail "$(no_user_namespaces)"
+    fi
+}
+
+no_user_namespaces() {
+    local setting
+    printf 'an ordinary user needs user namespaces, and making one is refused here.'
+    for setting in kernel/unprivileged_userns_clone=1 kernel/apparmor_restrict_unprivileged_userns=0 \
+        user/max_user_namespaces=15000; do
+        local file=/proc/sys/${setting%=*} wanted=${setting#*=}
+        if [ -r "$file" ] && { [ "$(cat "$file")" = 0 ] || [ "$wanted" = 0 ]; } && [ "$(cat "$file")" != "$wanted" ]; then
+            printf ' As root: sysctl -w %s=%s.' "$(tr / . <<<"${setting%=*}")" "$wanted"
+        fi
+    done
+    printf ' Or run this as root.'
+}
+
+# Lines of this process's mount table that name the directory $1.
+mounts_below() {
+    local escaped
+    # The kernel writes these characters as octal escapes (proc(5), mounts; fs/proc_namespace.c).
+    escaped=$(printf '%s' "$1" | sed -e 's/\\/\\134/g' -e 's/ /\\040/g' -e 's/\t/\\011/g')
+    grep -F -- " $escaped" /proc/self/mounts || true
+}

@@ -1,0 +1,7 @@
+//! The kernel's side: FUSE requests in, answers out. The only module that names fuser.
+
+pub mod adapter;
+pub mod control;
+mod convert;
+mod passthrough;
+pub mod session;

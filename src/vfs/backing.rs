@@ -1,0 +1,309 @@
+//! The host directories behind the mount points: every look at and change of a host file goes through here.
+//!
+//! A path never goes further than one name: a child is opened below its parent's descriptor with openat2(2), which
+//! follows no link of any kind. Functions that change something ask for a [`WriteGrant`].
+
+use super::error::Error;
+use crate::policy::mount_table::WriteGrant;
+use crate::sys::credentials::ScopedIdentity;
+use crate::sys::handle::{self, FileHandle};
+use crate::sys::{self};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// Who asks, as the kernel said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    /// In the daemon's pid namespace; 0 when the caller has no number there.
+    pub pid: u32,
+}
+
+/// Which host inode a node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl Identity {
+    pub fn of(stat: &FileStat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// The directory behind a mount point, on a detached clone of the host's mounts that nobody else can reach.
+#[derive(Debug)]
+pub struct BackingRoot {
+    pub descriptor: Arc<OwnedFd>,
+    pub identity: Identity,
+    pub stat: FileStat,
+    /// Whether inodes can be reopened by handle: privilege, a file system with handles, and a real descriptor are needed.
+    handles: bool,
+}
+
+impl BackingRoot {
+    /// `directory` is the root of the clone.
+    pub fn new(directory: OwnedFd) -> Result<Self, Error> {
+        let stat = nix::sys::stat::fstat(&directory).map_err(Error::errno("stat the directory"))?;
+        if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
+            return Err(Error::NotDirectory);
+        }
+        let handles = match handle::name_to_handle_at(directory.as_fd()) {
+            Ok(Some(own)) => handle::open_by_handle_at(directory.as_fd(), &own).is_ok(),
+            Ok(None) | Err(_) => false,
+        };
+        Ok(Self { identity: Identity::of(&stat), descriptor: Arc::new(directory), stat, handles })
+    }
+
+    /// Handles name inodes of the root's own file system only.
+    fn has_handles(&self, device: u64) -> bool {
+        self.handles && device == self.identity.device
+    }
+
+    pub fn open_by_handle(&self, handle: &FileHandle) -> Result<OwnedFd, Error> {
+        handle::open_by_handle_at(self.descriptor.as_fd(), handle)
+            .map_err(Error::os("open an inode by its handle"))
+    }
+}
+
+/// A host file that was found below a directory.
+#[derive(Debug)]
+pub struct Found {
+    /// Opened with `O_PATH`.
+    pub descriptor: OwnedFd,
+    pub stat: FileStat,
+    pub handle: Option<FileHandle>,
+}
+
+/// Refuses names that are no single entry of a directory.
+pub fn check_name(name: &OsStr) -> Result<(), Error> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err(Error::BadName),
+        bytes if bytes.iter().any(|b| matches!(b, 0 | b'/')) => Err(Error::BadName),
+        _ => Ok(()),
+    }
+}
+
+const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH
+    .union(ResolveFlag::RESOLVE_NO_SYMLINKS)
+    .union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+
+fn open_beneath(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: OFlag,
+    mode: Mode,
+) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(BENEATH);
+    nix::fcntl::openat2(parent, name, how)
+}
+
+/// Opens the child with `O_PATH`; a symbolic link is opened itself.
+pub fn open_child(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Error> {
+    check_name(name)?;
+    open_beneath(parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())
+        .map_err(Error::errno("look up an entry"))
+}
+
+pub fn find(root: &BackingRoot, parent: BorrowedFd<'_>, name: &OsStr) -> Result<Found, Error> {
+    found(root, open_child(parent, name)?)
+}
+
+/// Completes what is known of a file just opened.
+pub fn found(root: &BackingRoot, descriptor: OwnedFd) -> Result<Found, Error> {
+    let stat = stat(descriptor.as_fd())?;
+    let handle = if root.has_handles(stat.st_dev) {
+        handle::name_to_handle_at(descriptor.as_fd()).map_err(Error::os("ask for a file handle"))?
+    } else {
+        None
+    };
+    Ok(Found { descriptor, stat, handle })
+}
+
+pub fn stat(file: BorrowedFd<'_>) -> Result<FileStat, Error> {
+    nix::sys::stat::fstat(file).map_err(Error::errno("stat"))
+}
+
+/// The identity of what a name refers to at this moment, links not followed.
+pub fn identity_at(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Identity, Error> {
+    nix::sys::stat::fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map(|stat| Identity::of(&stat))
+        .map_err(Error::errno("stat an entry"))
+}
+
+pub fn readlink(link: BorrowedFd<'_>) -> Result<OsString, Error> {
+    nix::fcntl::readlinkat(link, "").map_err(Error::errno("read a symbolic link"))
+}
+
+/// Whether this process can act as other users: only as root of the host's own user namespace.
+pub fn can_change_identity() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Acts as the caller, so that what is created belongs to it. `None` where the process is the only user it can be.
+pub fn assume(caller: &Caller) -> Result<Option<ScopedIdentity>, Error> {
+    if !can_change_identity() || (caller.uid == 0 && caller.gid == 0) {
+        return Ok(None);
+    }
+    ScopedIdentity::assume(caller.uid, caller.gid)
+        .map(Some)
+        .map_err(Error::os("act as the calling user"))
+}
+
+pub fn create(
+    _grant: &WriteGrant,
+    caller: &Caller,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: OFlag,
+    mode: u32,
+) -> Result<OwnedFd, Error> {
+    check_name(name)?;
+    let _identity = assume(caller)?;
+    // O_NONBLOCK: should a FIFO have taken the name meanwhile, the open must not wait for its other end.
+    let flags = flags | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    open_beneath(parent, name, flags, Mode::from_bits_truncate(mode))
+        .map_err(Error::errno("create a file"))
+}
+
+pub fn mkdir(
+    _grant: &WriteGrant,
+    caller: &Caller,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    mode: u32,
+) -> Result<(), Error> {
+    check_name(name)?;
+    let _identity = assume(caller)?;
+    nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(mode))
+        .map_err(Error::errno("create a directory"))
+}
+
+/// Makes a FIFO, a socket or an empty regular file; devices are refused.
+pub fn mknod(
+    _grant: &WriteGrant,
+    caller: &Caller,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    mode: u32,
+) -> Result<(), Error> {
+    check_name(name)?;
+    let kind = SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits());
+    if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK {
+        return Err(Error::Refused("making a device node"));
+    }
+    let _identity = assume(caller)?;
+    nix::sys::stat::mknodat(parent, name, kind, Mode::from_bits_truncate(mode), 0)
+        .map_err(Error::errno("make a node"))
+}
+
+pub fn symlink(
+    _grant: &WriteGrant,
+    caller: &Caller,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    target: &OsStr,
+) -> Result<(), Error> {
+    check_name(name)?;
+    let _identity = assume(caller)?;
+    nix::unistd::symlinkat(target, parent, name).map_err(Error::errno("create a symbolic link"))
+}
+
+pub fn link(
+    _grant: &WriteGrant,
+    file: BorrowedFd<'_>,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+) -> Result<(), Error> {
+    check_name(name)?;
+    sys::file::link_to(file, parent, name).map_err(Error::os("create a hard link"))
+}
+
+pub fn rename(
+    _grant: &WriteGrant,
+    from: (BorrowedFd<'_>, &OsStr),
+    to: (BorrowedFd<'_>, &OsStr),
+    flags: u32,
+) -> Result<(), Error> {
+    check_name(from.1)?;
+    check_name(to.1)?;
+    sys::file::renameat2(from.0, from.1, to.0, to.1, flags).map_err(Error::os("rename"))
+}
+
+/// Whether a name of a file or of a directory is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    Unlink,
+    Rmdir,
+}
+
+pub fn remove(
+    _grant: &WriteGrant,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    removal: Removal,
+) -> Result<(), Error> {
+    check_name(name)?;
+    let flag = match removal {
+        Removal::Unlink => nix::unistd::UnlinkatFlags::NoRemoveDir,
+        Removal::Rmdir => nix::unistd::UnlinkatFlags::RemoveDir,
+    };
+    nix::unistd::unlinkat(parent, name, flag).map_err(Error::errno("remove a name"))
+}
+
+pub fn chmod(_grant: &WriteGrant, file: BorrowedFd<'_>, mode: u32) -> Result<(), Error> {
+    sys::file::chmod(file, mode).map_err(Error::os("change a mode"))
+}
+
+pub fn chown(
+    _grant: &WriteGrant,
+    file: BorrowedFd<'_>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> Result<(), Error> {
+    nix::unistd::fchownat(
+        file,
+        "",
+        uid.map(nix::unistd::Uid::from_raw),
+        gid.map(nix::unistd::Gid::from_raw),
+        AtFlags::AT_EMPTY_PATH | AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+    .map_err(Error::errno("change an owner"))
+}
+
+pub fn truncate(_grant: &WriteGrant, file: BorrowedFd<'_>, size: u64) -> Result<(), Error> {
+    let size = i64::try_from(size).map_err(|_| Error::Os {
+        doing: "change a size",
+        source: nix::errno::Errno::EFBIG.into(),
+    })?;
+    nix::unistd::ftruncate(file, size).map_err(Error::errno("change a size"))
+}
+
+pub fn set_times(
+    _grant: &WriteGrant,
+    file: BorrowedFd<'_>,
+    access: sys::file::TimeChange,
+    modification: sys::file::TimeChange,
+) -> Result<(), Error> {
+    sys::file::set_times(file, access, modification).map_err(Error::os("change times"))
+}
+
+pub fn setxattr(
+    _grant: &WriteGrant,
+    file: BorrowedFd<'_>,
+    name: &OsStr,
+    value: &[u8],
+    flags: i32,
+) -> Result<(), Error> {
+    sys::file::setxattr(file, name, value, flags).map_err(Error::os("set an attribute"))
+}
+
+pub fn removexattr(_grant: &WriteGrant, file: BorrowedFd<'_>, name: &OsStr) -> Result<(), Error> {
+    sys::file::removexattr(file, name).map_err(Error::os("remove an attribute"))
+}

@@ -1,0 +1,61 @@
+//! Open files and directories of one workspace.
+//!
+//! A handle is made by open, create or opendir and dies in release, which the kernel sends exactly once
+//! (FUSE_RELEASE). FLUSH is *not* an end of life: every close(2) of every duplicated descriptor sends one.
+//!
+//! Invariant: a handle that can write owns a [`WriteGrant`]; its writes are not authorised again.
+//! Locking: the table's lock is never held across a system call.
+
+use super::inode::Inode;
+use crate::policy::mount_table::WriteGrant;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+/// What a handle number of the kernel stands for.
+#[derive(Debug)]
+pub enum Handle {
+    File(FileHandle),
+    Directory {
+        inode: Arc<Inode>,
+        descriptor: OwnedFd,
+    },
+    /// Content of a virtual file, as it was when it was opened; zeroed when the handle dies.
+    Virtual(Arc<zeroize::Zeroizing<Vec<u8>>>),
+    /// A listing of a directory that Belljar provides.
+    VirtualDirectory,
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct FileHandle {
+    pub inode: Arc<Inode>,
+    pub descriptor: OwnedFd,
+    /// Present exactly when the handle was opened for writing.
+    pub grant: Option<WriteGrant>,
+}
+
+/// All open handles of a workspace.
+#[derive(Debug, Default)]
+pub struct HandleTable {
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl HandleTable {
+    pub fn insert(&self, handle: Handle) -> u64 {
+        // Numbers are never reused: 2^64 opens do not happen in a daemon's life.
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.handles.write().expect("no panic under this lock").insert(number, Arc::new(handle));
+        number
+    }
+
+    pub fn get(&self, number: u64) -> Option<Arc<Handle>> {
+        self.handles.read().expect("no panic under this lock").get(&number).cloned()
+    }
+
+    pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {
+        self.handles.write().expect("no panic under this lock").remove(&number)
+    }
+}

@@ -1,0 +1,286 @@
+//! Which node stands for which host inode, for as long as somebody needs to know.
+//!
+//! A node lives while its reference count is above zero. The kernel holds references (one per lookup, returned by
+//! FORGET), a child holds one on the directory it was found in, and a file that the observer follows is held until it
+//! is settled. So the way up from any live node is complete.
+//!
+//! Node ids are made from the mount point and the host's inode number: they survive being forgotten, as tools that
+//! remember inode numbers expect (git, tar, rsync). An inode number of another device below the same mount point, or
+//! one reused while its old node still lives, gets a number from the overflow range instead.
+//!
+//! Locks: `maps` first, then a node's own; none is held across a system call. A removal is decided under the write lock,
+//! an acquisition under at least the read lock, so that a node is never removed while it is being found.
+
+use super::attributes::Stamp;
+use super::backing::{Found, Identity};
+use crate::policy::mount_table::MountIndex;
+use crate::sys::handle::FileHandle;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+/// Ids below this are Belljar's own nodes: the root (1, as the FUSE protocol has it) and the control tree.
+pub const FIRST_HOST_NODE: u64 = 1 << 48;
+const OVERFLOW: u64 = 1 << 63;
+
+/// A host file or directory that the kernel or we have in use.
+#[derive(Debug)]
+pub struct Inode {
+    pub id: u64,
+    pub mount: MountIndex,
+    pub identity: Identity,
+    /// The S_IFMT bits; they never change for an inode.
+    pub kind: u32,
+    pub handle: Option<FileHandle>,
+    descriptor: Mutex<Option<Arc<OwnedFd>>>,
+    /// Given a second chance when descriptors run short.
+    recently_used: AtomicBool,
+    name: Mutex<Option<Name>>,
+    references: AtomicU64,
+    writing: Mutex<Writing>,
+}
+
+/// A name under which the inode was seen last.
+#[derive(Debug, Clone)]
+pub struct Name {
+    pub parent: Arc<Inode>,
+    pub name: OsString,
+}
+
+/// Open handles that can write, and what the file was like before the first of them.
+#[derive(Debug, Default)]
+pub struct Writing {
+    pub writers: u32,
+    /// Taken when the first writable handle was opened.
+    pub before: Option<Stamp>,
+    /// Known to have changed, whatever the stamps say: created, truncated or written through the daemon.
+    pub changed: bool,
+}
+
+impl Inode {
+    pub fn is_directory(&self) -> bool {
+        self.kind == nix::sys::stat::SFlag::S_IFDIR.bits()
+    }
+
+    pub fn is_regular(&self) -> bool {
+        self.kind == nix::sys::stat::SFlag::S_IFREG.bits()
+    }
+
+    pub fn name(&self) -> Option<Name> {
+        self.name.lock().expect("no panic under this lock").clone()
+    }
+
+    pub fn writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().expect("no panic under this lock")
+    }
+
+    pub fn descriptor(&self) -> Option<Arc<OwnedFd>> {
+        let descriptor = self.descriptor.lock().expect("no panic under this lock").clone();
+        if descriptor.is_some() {
+            self.recently_used.store(true, Ordering::Relaxed);
+        }
+        descriptor
+    }
+
+    /// Keeps a descriptor for later; false when there was one.
+    pub fn keep_descriptor(&self, descriptor: &Arc<OwnedFd>) -> bool {
+        let mut kept = self.descriptor.lock().expect("no panic under this lock");
+        match *kept {
+            Some(_) => false,
+            None => {
+                *kept = Some(Arc::clone(descriptor));
+                true
+            }
+        }
+    }
+
+    /// Gives up the descriptor unless it was used lately or is the only way to the inode.
+    pub fn surrender_descriptor(&self) -> bool {
+        if self.recently_used.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let reachable = self.handle.is_some() || self.name().is_some();
+        reachable && self.descriptor.lock().expect("no panic under this lock").take().is_some()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Maps {
+    nodes: HashMap<u64, Arc<Inode>>,
+    by_identity: HashMap<(MountIndex, Identity), u64>,
+}
+
+/// All live host nodes of a workspace.
+#[derive(Debug)]
+pub struct InodeTable {
+    maps: RwLock<Maps>,
+    overflow: AtomicU64,
+    /// Device of each mount point's directory: inode numbers of that device become ids as they are.
+    devices: Vec<u64>,
+}
+
+impl InodeTable {
+    /// `roots` are the directories behind the mount points; their nodes live as long as the table.
+    pub fn new(roots: Vec<(MountIndex, Found)>) -> Self {
+        let table = Self {
+            maps: RwLock::default(),
+            overflow: AtomicU64::new(OVERFLOW),
+            devices: roots.iter().map(|(_, found)| found.stat.st_dev).collect(),
+        };
+        for (mount, found) in roots {
+            drop(table.acquire(mount, found, None));
+        }
+        table
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<Inode>> {
+        self.maps.read().expect("no panic under this lock").nodes.get(&id).cloned()
+    }
+
+    /// The live node of a host inode, without a new reference.
+    pub fn find(&self, mount: MountIndex, identity: Identity) -> Option<Arc<Inode>> {
+        let maps = self.maps.read().expect("no panic under this lock");
+        maps.by_identity.get(&(mount, identity)).and_then(|id| maps.nodes.get(id)).cloned()
+    }
+
+    /// The id that an inode has or would get; for listings, where no node is made.
+    pub fn id_for(&self, mount: MountIndex, inode: u64) -> u64 {
+        plain_id(mount, inode).unwrap_or(OVERFLOW)
+    }
+
+    pub fn len(&self) -> usize {
+        self.maps.read().expect("no panic under this lock").nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The node of what was found, with one more reference; it is made if there is none. Gives back whether the node
+    /// took the descriptor, so that the caller can count it.
+    pub fn acquire(
+        &self,
+        mount: MountIndex,
+        found: Found,
+        name: Option<Name>,
+    ) -> (Arc<Inode>, bool) {
+        let identity = Identity::of(&found.stat);
+        let descriptor = Arc::new(found.descriptor);
+        let known = |maps: &Maps| -> Option<Arc<Inode>> {
+            let id = maps.by_identity.get(&(mount, identity))?;
+            let inode = maps.nodes.get(id)?;
+            // The same number with another handle is another file that got the number of a deleted one.
+            (inode.handle == found.handle).then(|| {
+                inode.references.fetch_add(1, Ordering::Relaxed);
+                Arc::clone(inode)
+            })
+        };
+        let existing = known(&self.maps.read().expect("no panic under this lock"));
+        if let Some(inode) = existing {
+            let kept = inode.keep_descriptor(&descriptor);
+            if let Some(name) = name {
+                self.set_name(&inode, Some(name));
+            }
+            return (inode, kept);
+        }
+        let parent = name.as_ref().map(|name| Arc::clone(&name.parent));
+        let inode = {
+            let mut maps = self.maps.write().expect("no panic under this lock");
+            if let Some(inode) = known(&maps) {
+                inode
+            } else {
+                let plain = plain_id(mount, identity.inode).filter(|id| {
+                    self.devices.get(mount.as_usize()) == Some(&identity.device)
+                        && !maps.nodes.contains_key(id)
+                });
+                let id = plain.unwrap_or_else(|| self.overflow.fetch_add(1, Ordering::Relaxed) + 1);
+                if let Some(parent) = &parent {
+                    parent.references.fetch_add(1, Ordering::Relaxed);
+                }
+                let inode = Arc::new(Inode {
+                    id,
+                    mount,
+                    identity,
+                    kind: found.stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits(),
+                    handle: found.handle,
+                    descriptor: Mutex::new(Some(descriptor)),
+                    recently_used: AtomicBool::new(true),
+                    name: Mutex::new(name),
+                    references: AtomicU64::new(1),
+                    writing: Mutex::default(),
+                });
+                maps.nodes.insert(id, Arc::clone(&inode));
+                maps.by_identity.insert((mount, identity), id);
+                return (inode, true);
+            }
+        };
+        // Another thread made the node between the two looks.
+        if let Some(name) = name {
+            self.set_name(&inode, Some(name));
+        }
+        (inode, false)
+    }
+
+    /// One more reference to a node that the caller holds.
+    pub fn hold(&self, inode: &Inode) {
+        inode.references.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives references back; the node ends with the last, and the way up with it.
+    pub fn release(&self, inode: Arc<Inode>, count: u64) {
+        let mut next = Some((inode, count));
+        while let Some((inode, count)) = next.take() {
+            let before = inode.references.fetch_sub(count, Ordering::AcqRel);
+            assert!(before >= count, "node {} gave back more references than it had", inode.id);
+            if before > count {
+                return;
+            }
+            let mut maps = self.maps.write().expect("no panic under this lock");
+            if inode.references.load(Ordering::Acquire) != 0 || !maps.nodes.contains_key(&inode.id)
+            {
+                return;
+            }
+            maps.nodes.remove(&inode.id);
+            let key = (inode.mount, inode.identity);
+            if maps.by_identity.get(&key) == Some(&inode.id) {
+                maps.by_identity.remove(&key);
+            }
+            drop(maps);
+            let name = inode.name.lock().expect("no panic under this lock").take();
+            next = name.map(|name| (name.parent, 1));
+        }
+    }
+
+    /// Notes the name under which the inode is seen from now on; `None` when its last known name is gone.
+    pub fn set_name(&self, inode: &Inode, name: Option<Name>) {
+        if let Some(name) = &name {
+            self.hold(&name.parent);
+        }
+        let old =
+            std::mem::replace(&mut *inode.name.lock().expect("no panic under this lock"), name);
+        if let Some(old) = old {
+            self.release(old.parent, 1);
+        }
+    }
+
+    /// Forgets the name if it is still the one given.
+    pub fn clear_name(&self, inode: &Inode, parent: &Inode, name: &OsStr) {
+        let old = {
+            let mut current = inode.name.lock().expect("no panic under this lock");
+            match &*current {
+                Some(seen) if seen.parent.id == parent.id && seen.name == name => current.take(),
+                _ => None,
+            }
+        };
+        if let Some(old) = old {
+            self.release(old.parent, 1);
+        }
+    }
+}
+
+/// Mount point in bits 48 to 62, inode number below; `None` where the number does not fit.
+fn plain_id(mount: MountIndex, inode: u64) -> Option<u64> {
+    (inode < FIRST_HOST_NODE).then(|| ((mount.as_usize() as u64 + 1) << 48) | inode)
+}

@@ -1,0 +1,441 @@
+//! The file system of one workspace, without the kernel: one method per operation.
+//!
+//! Every method goes the same way: find the node, ask the mount table whether the operation may change anything, act
+//! below the node's descriptor. It knows neither FUSE nor artifacts; writes are told to the [`WriteObserver`].
+//!
+//! Threads: every method may be called from any number of threads at once. None waits for another request.
+
+pub mod attributes;
+pub mod backing;
+pub mod control;
+pub mod error;
+pub mod handle;
+pub mod inode;
+pub mod io;
+pub mod namespace;
+pub mod observer;
+pub mod tracking;
+
+use crate::model::id::RunId;
+use crate::policy::mount_table::{MountIndex, MountTable};
+use crate::policy::operation::Operation;
+use crate::sys::file::TimeChange;
+use attributes::{Attributes, Time};
+use backing::{BackingRoot, Caller, Found};
+use control::{ControlTree, Listed};
+use error::Error;
+use handle::{Handle, HandleTable};
+use inode::{FIRST_HOST_NODE, Inode, InodeTable, Name};
+use observer::WriteObserver;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, Weak};
+
+/// The workspace's root directory, as the FUSE protocol numbers it.
+pub const ROOT: u64 = 1;
+/// Name of the directory that Belljar itself provides in every workspace.
+pub const CONTROL_NAME: &str = ".belljar";
+
+const ROOT_MODE: u32 = 0o040_555;
+const SET_ID_BITS: u32 = 0o6000;
+
+/// Tells in which run a process is.
+pub trait Attribution: Send + Sync {
+    /// `pid` as in [`Caller`]; `None` where the process belongs to no run or cannot be told.
+    fn run_of(&self, pid: u32) -> Option<RunId>;
+}
+
+/// What a file system is built from.
+pub struct Parts {
+    pub mounts: MountTable,
+    /// Root of each mount point's clone, in the order of the table.
+    pub directories: Vec<OwnedFd>,
+    pub control: ControlTree,
+    pub observer: Arc<dyn WriteObserver>,
+    pub attribution: Arc<dyn Attribution>,
+    /// How many descriptors may be kept open for nodes that nobody has open.
+    pub descriptors_max: usize,
+}
+
+/// The file system of one workspace.
+pub struct Vfs {
+    mounts: MountTable,
+    roots: Vec<BackingRoot>,
+    inodes: InodeTable,
+    handles: HandleTable,
+    control: ControlTree,
+    observer: Arc<dyn WriteObserver>,
+    attribution: Arc<dyn Attribution>,
+    /// Nodes that keep a descriptor, oldest first. Guards only itself; no system call happens under it.
+    descriptors: Mutex<VecDeque<Weak<Inode>>>,
+    descriptors_max: usize,
+    created: Time,
+}
+
+impl std::fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vfs").field("mounts", &self.mounts).finish_non_exhaustive()
+    }
+}
+
+/// What chmod, chown, truncate and utimensat ask for together; the kernel sends them in one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Changes {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<TimeChange>,
+    pub mtime: Option<TimeChange>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        let Changes { mode, uid, gid, size, atime, mtime } = self;
+        mode.is_none()
+            && uid.is_none()
+            && gid.is_none()
+            && size.is_none()
+            && atime.is_none()
+            && mtime.is_none()
+    }
+}
+
+impl Vfs {
+    pub fn new(parts: Parts) -> Result<Self, Error> {
+        let Parts { mounts, directories, control, observer, attribution, descriptors_max } = parts;
+        assert_eq!(mounts.iter().len(), directories.len(), "one directory for each mount point");
+        let roots: Vec<BackingRoot> =
+            directories.into_iter().map(BackingRoot::new).collect::<Result<_, _>>()?;
+        let mut found = Vec::with_capacity(roots.len());
+        for ((index, _), root) in mounts.iter().zip(&roots) {
+            let descriptor = root
+                .descriptor
+                .try_clone()
+                .map_err(Error::os("duplicate the descriptor of a mount point"))?;
+            found.push((index, Found { descriptor, stat: root.stat, handle: None }));
+        }
+        Ok(Self {
+            inodes: InodeTable::new(found),
+            mounts,
+            roots,
+            handles: HandleTable::default(),
+            control,
+            observer,
+            attribution,
+            descriptors: Mutex::default(),
+            descriptors_max,
+            created: Time::now(),
+        })
+    }
+
+    pub fn mounts(&self) -> &MountTable {
+        &self.mounts
+    }
+
+    fn root_of(&self, inode: &Inode) -> &BackingRoot {
+        &self.roots[inode.mount.as_usize()]
+    }
+
+    fn is_provided(node: u64) -> bool {
+        node < FIRST_HOST_NODE
+    }
+
+    /// The host node of a mutation, or an error that says that Belljar's own directories stay as they are.
+    fn host_node(&self, node: u64) -> Result<Arc<Inode>, Error> {
+        if Self::is_provided(node) {
+            return Err(Error::Provided);
+        }
+        self.inodes.get(node).ok_or(Error::Unknown(node))
+    }
+
+    /// A descriptor of the node, opened again if it was given up.
+    fn descriptor(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, Error> {
+        if let Some(descriptor) = inode.descriptor() {
+            return Ok(descriptor);
+        }
+        let opened = match &inode.handle {
+            Some(handle) => self.root_of(inode).open_by_handle(handle)?,
+            None => {
+                let name = inode.name().ok_or(Error::Unknown(inode.id))?;
+                let parent = self.descriptor(&name.parent)?;
+                let opened = backing::open_child(parent.as_fd(), &name.name)?;
+                let stat = backing::stat(opened.as_fd())?;
+                if backing::Identity::of(&stat) != inode.identity {
+                    // Another file has the name: the one that is meant cannot be reached any more.
+                    return Err(Error::Unknown(inode.id));
+                }
+                opened
+            }
+        };
+        let opened = Arc::new(opened);
+        if inode.keep_descriptor(&opened) {
+            self.count_descriptor(inode);
+        }
+        Ok(opened)
+    }
+
+    /// Notes that a node keeps a descriptor and makes others give theirs up when there are too many.
+    fn count_descriptor(&self, inode: &Arc<Inode>) {
+        let mut surplus = Vec::new();
+        {
+            let mut queue = self.descriptors.lock().expect("no panic under this lock");
+            queue.push_back(Arc::downgrade(inode));
+            // Each pass looks at a bounded number: a node in use goes to the end of the queue.
+            for _ in 0..4 {
+                if queue.len() <= self.descriptors_max {
+                    break;
+                }
+                surplus.extend(queue.pop_front());
+            }
+        }
+        for inode in surplus.into_iter().filter_map(|weak| weak.upgrade()) {
+            if !inode.surrender_descriptor() {
+                let mut queue = self.descriptors.lock().expect("no panic under this lock");
+                queue.push_back(Arc::downgrade(&inode));
+            }
+        }
+    }
+
+    fn acquire(&self, parent: &Arc<Inode>, name: &OsStr, found: Found) -> Arc<Inode> {
+        let name = Name { parent: Arc::clone(parent), name: name.to_owned() };
+        let (inode, kept) = self.inodes.acquire(parent.mount, found, Some(name));
+        if kept {
+            self.count_descriptor(&inode);
+        }
+        inode
+    }
+
+    fn root_attributes(&self) -> Attributes {
+        Attributes {
+            node: ROOT,
+            size: 0,
+            blocks: 0,
+            atime: self.created,
+            mtime: self.created,
+            ctime: self.created,
+            mode: ROOT_MODE,
+            nlink: 2,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            rdev: 0,
+            blksize: 4096,
+        }
+    }
+
+    /// Finds a name in a directory. The node found has one more reference, which [`forget`](Self::forget) gives back.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attributes, Error> {
+        if parent == ROOT {
+            if name == CONTROL_NAME {
+                return self.control.attributes(control::ROOT);
+            }
+            let mount = self.mounts.resolve(name).ok_or(Error::NotFound)?;
+            let inode = self.mount_root(mount)?;
+            self.inodes.hold(&inode);
+            return self.host_attributes(&inode);
+        }
+        if Self::is_provided(parent) {
+            return self.control.lookup(parent, name);
+        }
+        let parent = self.host_node(parent)?;
+        let directory = self.descriptor(&parent)?;
+        let found = backing::find(self.root_of(&parent), directory.as_fd(), name)?;
+        let stat = found.stat;
+        let inode = self.acquire(&parent, name, found);
+        Ok(Attributes::of_host(inode.id, &stat))
+    }
+
+    fn mount_root(&self, mount: MountIndex) -> Result<Arc<Inode>, Error> {
+        let root = &self.roots[mount.as_usize()];
+        self.inodes.find(mount, root.identity).ok_or(Error::NotFound)
+    }
+
+    pub fn forget(&self, node: u64, count: u64) {
+        if !Self::is_provided(node)
+            && let Some(inode) = self.inodes.get(node)
+        {
+            self.inodes.release(inode, count);
+        }
+    }
+
+    fn host_attributes(&self, inode: &Arc<Inode>) -> Result<Attributes, Error> {
+        let descriptor = self.descriptor(inode)?;
+        Ok(Attributes::of_host(inode.id, &backing::stat(descriptor.as_fd())?))
+    }
+
+    pub fn getattr(&self, node: u64) -> Result<Attributes, Error> {
+        match node {
+            ROOT => Ok(self.root_attributes()),
+            _ if Self::is_provided(node) => self.control.attributes(node),
+            _ => self.host_attributes(&self.inodes.get(node).ok_or(Error::Unknown(node))?),
+        }
+    }
+
+    pub fn readlink(&self, node: u64) -> Result<OsString, Error> {
+        let inode = self.inodes.get(node).ok_or(Error::Unknown(node))?;
+        backing::readlink(self.descriptor(&inode)?.as_fd())
+    }
+
+    /// Changes attributes. `handle` is the open file through which a size is changed, if there is one.
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        node: u64,
+        handle: Option<u64>,
+        changes: Changes,
+    ) -> Result<Attributes, Error> {
+        let inode = self.host_node(node)?;
+        let grant = self.mounts.authorize(inode.mount, Operation::Setattr)?;
+        let descriptor = self.descriptor(&inode)?;
+        if let Some(mode) = changes.mode {
+            self.refuse_set_id(&inode, backing::stat(descriptor.as_fd())?.st_mode, mode)?;
+            backing::chmod(&grant, descriptor.as_fd(), mode & 0o7777)?;
+        }
+        if changes.uid.is_some() || changes.gid.is_some() {
+            backing::chown(&grant, descriptor.as_fd(), changes.uid, changes.gid)?;
+        }
+        if let Some(size) = changes.size {
+            self.truncate(caller, &grant, &inode, handle, size)?;
+        }
+        if changes.atime.is_some() || changes.mtime.is_some() {
+            backing::set_times(
+                &grant,
+                descriptor.as_fd(),
+                changes.atime.unwrap_or(TimeChange::Keep),
+                changes.mtime.unwrap_or(TimeChange::Keep),
+            )?;
+        }
+        if changes.is_empty() {
+            // The kernel asks in this way to take set-id bits from a file that was written (FUSE_HANDLE_KILLPRIV_V2).
+            let mode = backing::stat(descriptor.as_fd())?.st_mode;
+            if inode.is_regular() && mode & SET_ID_BITS != 0 {
+                backing::chmod(&grant, descriptor.as_fd(), mode & 0o7777 & !SET_ID_BITS)?;
+            }
+        }
+        self.host_attributes(&inode)
+    }
+
+    /// Files gain no set-user-id or set-group-id bit through a workspace: on the host it would act with the powers of
+    /// the file's owner. On directories the bits only say who owns new entries.
+    fn refuse_set_id(&self, inode: &Inode, before: u32, after: u32) -> Result<(), Error> {
+        if !inode.is_directory() && after & SET_ID_BITS & !before != 0 {
+            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+        }
+        Ok(())
+    }
+
+    pub fn statfs(&self, node: u64) -> Result<Option<nix::sys::statvfs::Statvfs>, Error> {
+        if Self::is_provided(node) {
+            return Ok(None);
+        }
+        let inode = self.inodes.get(node).ok_or(Error::Unknown(node))?;
+        let descriptor = self.descriptor(&inode)?;
+        nix::sys::statvfs::fstatvfs(descriptor.as_fd()).map(Some).map_err(Error::errno("statfs"))
+    }
+
+    /// The entries of a directory that Belljar provides; `None` for a host directory.
+    pub fn provided_listing(&self, node: u64) -> Result<Option<Vec<Listed>>, Error> {
+        if node == ROOT {
+            let mut listed = vec![Listed {
+                name: CONTROL_NAME.into(),
+                attributes: self.control.attributes(control::ROOT)?,
+            }];
+            for (index, mount) in self.mounts.iter() {
+                let inode = self.mount_root(index)?;
+                let attributes = self.host_attributes(&inode)?;
+                listed.push(Listed { name: mount.name.as_str().into(), attributes });
+            }
+            return Ok(Some(listed));
+        }
+        if Self::is_provided(node) {
+            return self.control.list(node).map(Some);
+        }
+        Ok(None)
+    }
+
+    pub fn opendir(&self, node: u64) -> Result<u64, Error> {
+        if Self::is_provided(node) {
+            return Ok(self.handles.insert(Handle::VirtualDirectory));
+        }
+        let inode = self.host_node(node)?;
+        let descriptor = self.descriptor(&inode)?;
+        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY;
+        let descriptor = crate::sys::file::reopen(descriptor.as_fd(), flags)
+            .map_err(Error::os("open a directory"))?;
+        Ok(self.handles.insert(Handle::Directory { inode, descriptor }))
+    }
+
+    /// Entries of a host directory after `offset`, each with the id its node has or would get.
+    pub fn readdir(
+        &self,
+        handle: u64,
+        offset: i64,
+    ) -> Result<Vec<crate::sys::directory::Entry>, Error> {
+        let handle = self.handles.get(handle).ok_or(Error::Unknown(handle))?;
+        let Handle::Directory { inode, descriptor } = &*handle else {
+            return Err(Error::NotDirectory);
+        };
+        let mut entries = crate::sys::directory::getdents64(descriptor.as_fd(), offset)
+            .map_err(Error::os("read a directory"))?;
+        for entry in &mut entries {
+            entry.ino = self.inodes.id_for(inode.mount, entry.ino);
+        }
+        Ok(entries)
+    }
+
+    pub fn releasedir(&self, handle: u64) {
+        drop(self.handles.remove(handle));
+    }
+
+    /// Reads an extended attribute; an empty buffer asks for its size. Only the user's own namespace is passed on:
+    /// the others carry privileges or belong to the host's security modules.
+    pub fn getxattr(&self, node: u64, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Error> {
+        if !is_user_attribute(name) {
+            // ENOSYS would turn attributes off for the whole connection; the kernel asks for security.capability often.
+            return Err(Error::NoAttribute);
+        }
+        if Self::is_provided(node) {
+            return Err(Error::NoAttribute);
+        }
+        let inode = self.inodes.get(node).ok_or(Error::Unknown(node))?;
+        let descriptor = self.descriptor(&inode)?;
+        crate::sys::file::getxattr(descriptor.as_fd(), name, buffer)
+            .map_err(Error::os("read an attribute"))
+    }
+
+    pub fn listxattr(&self, node: u64) -> Result<Vec<u8>, Error> {
+        if Self::is_provided(node) {
+            return Ok(Vec::new());
+        }
+        let inode = self.inodes.get(node).ok_or(Error::Unknown(node))?;
+        let descriptor = self.descriptor(&inode)?;
+        let all = crate::sys::file::listxattr(descriptor.as_fd())
+            .map_err(Error::os("list attributes"))?;
+        let user = all.split_inclusive(|b| *b == 0).filter(|name| name.starts_with(b"user."));
+        Ok(user.flatten().copied().collect())
+    }
+
+    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Error> {
+        let inode = self.host_node(node)?;
+        let grant = self.mounts.authorize(inode.mount, Operation::Setxattr)?;
+        if !is_user_attribute(name) {
+            return Err(Error::NotSupported("an attribute outside the user namespace"));
+        }
+        backing::setxattr(&grant, self.descriptor(&inode)?.as_fd(), name, value, flags)
+    }
+
+    pub fn removexattr(&self, node: u64, name: &OsStr) -> Result<(), Error> {
+        let inode = self.host_node(node)?;
+        let grant = self.mounts.authorize(inode.mount, Operation::Removexattr)?;
+        if !is_user_attribute(name) {
+            return Err(Error::NotSupported("an attribute outside the user namespace"));
+        }
+        backing::removexattr(&grant, self.descriptor(&inode)?.as_fd(), name)
+    }
+}
+
+fn is_user_attribute(name: &OsStr) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    name.as_bytes().starts_with(b"user.")
+}

@@ -1,0 +1,226 @@
+//! Operations that make, move and remove names.
+
+use super::Vfs;
+use super::attributes::Attributes;
+use super::backing::{self, Caller, Found, Removal};
+use super::error::Error;
+use super::inode::{Inode, Name};
+use crate::policy::mount_table::WriteGrant;
+use crate::policy::operation::Operation;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// A directory in which a name is about to change.
+struct Place {
+    parent: Arc<Inode>,
+    directory: Arc<OwnedFd>,
+    grant: WriteGrant,
+}
+
+/// renameat2(2): the two names change places.
+const RENAME_EXCHANGE: u32 = 2;
+/// renameat2(2): leaves a device node behind, which overlay file systems use; device nodes are refused here.
+const RENAME_WHITEOUT: u32 = 4;
+
+impl Vfs {
+    fn place(&self, parent: u64, operation: Operation) -> Result<Place, Error> {
+        let parent = self.host_node(parent)?;
+        let grant = self.mounts.authorize(parent.mount, operation)?;
+        let directory = self.descriptor(&parent)?;
+        Ok(Place { parent, directory, grant })
+    }
+
+    /// The attributes of a name just made, with a reference for the kernel.
+    fn made(&self, place: &Place, name: &OsStr) -> Result<(Arc<Inode>, Attributes), Error> {
+        let root = self.root_of(&place.parent);
+        let found = backing::find(root, place.directory.as_fd(), name)?;
+        Ok(self.admitted(place, name, found))
+    }
+
+    fn admitted(&self, place: &Place, name: &OsStr, found: Found) -> (Arc<Inode>, Attributes) {
+        let stat = found.stat;
+        let inode = self.acquire(&place.parent, name, found);
+        let attributes = Attributes::of_host(inode.id, &stat);
+        (inode, attributes)
+    }
+
+    pub fn mkdir(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<Attributes, Error> {
+        let place = self.place(parent, Operation::Mkdir)?;
+        backing::mkdir(&place.grant, caller, place.directory.as_fd(), name, mode)?;
+        Ok(self.made(&place, name)?.1)
+    }
+
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<Attributes, Error> {
+        let place = self.place(parent, Operation::Mknod)?;
+        if mode & super::SET_ID_BITS != 0 {
+            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+        }
+        backing::mknod(&place.grant, caller, place.directory.as_fd(), name, mode)?;
+        Ok(self.made(&place, name)?.1)
+    }
+
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Attributes, Error> {
+        let place = self.place(parent, Operation::Symlink)?;
+        backing::symlink(&place.grant, caller, place.directory.as_fd(), name, target)?;
+        Ok(self.made(&place, name)?.1)
+    }
+
+    pub fn link(
+        &self,
+        caller: &Caller,
+        node: u64,
+        parent: u64,
+        name: &OsStr,
+    ) -> Result<Attributes, Error> {
+        let inode = self.host_node(node)?;
+        let place = self.place(parent, Operation::Link)?;
+        if inode.mount != place.parent.mount {
+            return Err(Error::CrossMount);
+        }
+        let file = self.descriptor(&inode)?;
+        backing::link(&place.grant, file.as_fd(), place.directory.as_fd(), name)?;
+        let (inode, attributes) = self.made(&place, name)?;
+        self.tell_named(caller, &inode, None, &place.parent, name);
+        Ok(attributes)
+    }
+
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.remove(parent, name, Operation::Unlink, Removal::Unlink)
+    }
+
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.remove(parent, name, Operation::Rmdir, Removal::Rmdir)
+    }
+
+    fn remove(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        operation: Operation,
+        removal: Removal,
+    ) -> Result<(), Error> {
+        let place = self.place(parent, operation)?;
+        let victim = self.known_at(&place, name);
+        backing::remove(&place.grant, place.directory.as_fd(), name, removal)?;
+        if let Some(victim) = victim {
+            self.inodes.clear_name(&victim, &place.parent, name);
+        }
+        if removal == Removal::Unlink {
+            self.tell_removed(&place.parent, name);
+        }
+        Ok(())
+    }
+
+    /// The live node that a name refers to at this moment, if there is one.
+    fn known_at(&self, place: &Place, name: &OsStr) -> Option<Arc<Inode>> {
+        let identity = backing::identity_at(place.directory.as_fd(), name).ok()?;
+        self.inodes.find(place.parent.mount, identity)
+    }
+
+    pub fn rename(
+        &self,
+        caller: &Caller,
+        (parent, name): (u64, &OsStr),
+        (new_parent, new_name): (u64, &OsStr),
+        flags: u32,
+    ) -> Result<(), Error> {
+        let from = self.place(parent, Operation::Rename)?;
+        let to = self.place(new_parent, Operation::Rename)?;
+        if from.parent.mount != to.parent.mount {
+            return Err(Error::CrossMount);
+        }
+        if flags & RENAME_WHITEOUT != 0 {
+            return Err(Error::Refused("leaving a whiteout behind"));
+        }
+        let replaced = self.known_at(&to, new_name);
+        backing::rename(
+            &from.grant,
+            (from.directory.as_fd(), name),
+            (to.directory.as_fd(), new_name),
+            flags,
+        )?;
+        if flags & RENAME_EXCHANGE != 0 {
+            self.moved(caller, (&to.parent, new_name), (&from, name));
+        } else if let Some(replaced) = replaced {
+            self.inodes.clear_name(&replaced, &to.parent, new_name);
+        }
+        self.moved(caller, (&from.parent, name), (&to, new_name));
+        Ok(())
+    }
+
+    /// Notes and tells that what is at `to` was at `from` before.
+    fn moved(&self, caller: &Caller, from: (&Arc<Inode>, &OsStr), to: (&Place, &OsStr)) {
+        // The node is made if there is none: the observer must be able to ask for the file.
+        let Ok((inode, _)) = self.made(to.0, to.1) else {
+            // Renamed or removed again by somebody else, who tells of it.
+            return;
+        };
+        let name = Name { parent: Arc::clone(&to.0.parent), name: to.1.to_owned() };
+        self.inodes.set_name(&inode, Some(name));
+        if inode.is_directory() {
+            self.tell_directory_moved(caller, from, (&to.0.parent, to.1));
+        } else {
+            self.tell_named(caller, &inode, Some(from), &to.0.parent, to.1);
+        }
+        self.inodes.release(inode, 1);
+    }
+
+    /// Creates a regular file and opens it. The attributes come with a reference for the kernel.
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &OsStr,
+        flags: nix::fcntl::OFlag,
+        mode: u32,
+    ) -> Result<(Attributes, u64), Error> {
+        let place = self.place(parent, Operation::Create)?;
+        if mode & super::SET_ID_BITS != 0 {
+            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+        }
+        let opened = backing::create(
+            &place.grant,
+            caller,
+            place.directory.as_fd(),
+            name,
+            super::io::daemon_flags(flags),
+            mode & 0o7777,
+        )?;
+        let root = self.root_of(&place.parent);
+        let path_only = crate::sys::file::reopen(opened.as_fd(), nix::fcntl::OFlag::O_PATH)
+            .map_err(Error::os("open a created file"))?;
+        let found = backing::found(root, path_only)?;
+        let (inode, attributes) = self.admitted(&place, name, found);
+        if !inode.is_regular() {
+            // Something else took the name between the kernel's look-up and ours.
+            self.inodes.release(inode, 1);
+            return Err(Error::NotSupported("creating over what is not a regular file"));
+        }
+        match self.opened(caller, Arc::clone(&inode), opened, flags, true, place.grant) {
+            Ok(handle) => Ok((attributes, handle)),
+            Err(error) => {
+                self.inodes.release(inode, 1);
+                Err(error)
+            }
+        }
+    }
+}

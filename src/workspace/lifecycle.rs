@@ -1,0 +1,367 @@
+//! A workspace from its making to its end: clones of the host directories, the file system over them, the mount.
+//!
+//! Made in this order, undone in the other: clone the directories → tell the artifact service → build the file system →
+//! mount and serve → attach on the host. A workspace that could not be made whole leaves nothing behind.
+
+use super::attribution::RunIndex;
+use super::contents::Contents;
+use super::{Actor, Definition, Error, MountDefinition};
+use crate::artifact::{Artifacts, AttachedMount, AttachedWorkspace};
+use crate::fuse::adapter::WorkspaceFilesystem;
+use crate::fuse::session::{Mounted, Purpose, Session};
+use crate::model::access::Access;
+use crate::model::id::WorkspaceId;
+use crate::model::path::escape;
+use crate::policy::mount_table::{MountPoint, MountTable};
+use crate::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
+use crate::vfs::control::{ControlTree, Secrets};
+use crate::vfs::{Parts, Vfs};
+use crate::wire;
+use jiff::Timestamp;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, Mode};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// Threads that serve one workspace's files. More than the processors can run gain nothing; fewer than two would let
+/// one slow disk stop everything. Chosen after the requests' cost, which is mostly the wake-up.
+fn serving_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
+}
+
+/// Descriptors that one workspace's file system may keep for files nobody has open: an eighth of the process's limit,
+/// which leaves room for several workspaces, open files and sockets.
+fn descriptors_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(64, 1 << 20)
+}
+
+/// A mounted workspace.
+pub struct Workspace {
+    pub id: WorkspaceId,
+    pub owner: Actor,
+    pub root: PathBuf,
+    pub contents: Arc<Contents>,
+    pub runs: Arc<RunIndex>,
+    pub created_at: Timestamp,
+    /// Identity of the directories, to tell whether another definition means the same.
+    pub directories: Vec<(u64, u64)>,
+    /// User and group of each mount point's directory when the workspace was made.
+    pub owners: Vec<(u32, u32)>,
+    passthrough: bool,
+    vfs: Arc<Vfs>,
+    session: Mutex<Option<Session>>,
+}
+
+impl std::fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workspace").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Makes a detached, private clone of a directory's mounts; a read-only one cannot be written through, whoever tries.
+fn clone_directory(mount: &MountDefinition) -> Result<OwnedFd, Error> {
+    let what = || format!("mount {} of {}", mount.name, mount.host_path.display());
+    let cloned = open_tree(mount.directory.as_fd(), c"", OpenTree::CLONE | OpenTree::RECURSIVE)
+        .or_else(|error| match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+            Some(nix::errno::Errno::EINVAL) => clone_by_path(&mount.directory).unwrap_or(Err(error)),
+            _ => Err(error),
+        });
+    let tree = cloned.map_err(|source| match source.raw_os_error() {
+        Some(errno) if errno == nix::errno::Errno::EINVAL as i32 => Error::Invalid {
+            message: format!(
+                "{} failed: the directory belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon",
+                what()
+            ),
+        },
+        _ => Error::Io { doing: format!("clone the mounts for {}", what()), source },
+    })?;
+    let mut attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
+    match mount.access {
+        Access::ReadOnly => attributes = attributes | MountAttr::READ_ONLY,
+        Access::ReadWrite => {}
+    }
+    // Private: a file system that the host mounts below the source later must not appear here, writable.
+    mount_setattr(tree.as_fd(), c"", true, attributes, true)
+        .map_err(|source| Error::Io { doing: format!("set attributes for {}", what()), source })?;
+    let opened = nix::fcntl::openat(
+        &tree,
+        c".",
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    );
+    match opened {
+        Ok(directory) => Ok(directory),
+        // A directory that may be passed through but not listed.
+        Err(nix::errno::Errno::EACCES) => Ok(tree),
+        Err(errno) => Err(Error::Io { doing: format!("open {}", what()), source: errno.into() }),
+    }
+}
+
+/// The same directory in this process's own mount namespace, for a daemon that an ordinary user runs in a namespace of
+/// its own. Only there: what the user could reach by this path it can reach by the descriptor. `None` where it does not apply.
+fn clone_by_path(directory: &OwnedFd) -> Option<std::io::Result<OwnedFd>> {
+    if nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let found = nix::fcntl::open(&path, flags, Mode::empty()).ok()?;
+    let (theirs, ours) =
+        (nix::sys::stat::fstat(directory).ok()?, nix::sys::stat::fstat(&found).ok()?);
+    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
+        return None;
+    }
+    Some(open_tree(found.as_fd(), c"", OpenTree::CLONE | OpenTree::RECURSIVE))
+}
+
+/// 1, or 2 where a backing file system is itself stacked; 0 where this process may not register backing files.
+fn stack_depth(directories: &[OwnedFd]) -> u32 {
+    if !nix::unistd::geteuid().is_root() {
+        return 0;
+    }
+    let stacked = directories.iter().any(|directory| {
+        nix::sys::statfs::fstatfs(directory)
+            .is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)
+    });
+    if stacked { 2 } else { 1 }
+}
+
+/// Makes `<runtime>/workspaces/<uid>/<id>`; the owner's directory is closed to everybody else.
+fn make_mount_directory(runtime: &Path, owner: &Actor, id: &WorkspaceId) -> Result<PathBuf, Error> {
+    let all = runtime.join("workspaces");
+    let own = all.join(owner.uid.to_string());
+    let root = own.join(id.as_str());
+    let doing = || format!("make the directory {}", root.display());
+    let failed = |source| Error::Io { doing: doing(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&all).map_err(failed)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&own).map_err(failed)?;
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&own, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(&root) {
+        Ok(()) => Ok(root),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            // Left behind by an instance that was not cleaned up after; it is used only if it is empty and ours.
+            std::fs::remove_dir(&root).map_err(failed)?;
+            std::fs::DirBuilder::new().mode(0o700).create(&root).map_err(failed)?;
+            Ok(root)
+        }
+        Err(source) => Err(failed(source)),
+    }
+}
+
+fn stat_directory(mount: &MountDefinition) -> Result<FileStat, Error> {
+    let stat = nix::sys::stat::fstat(&mount.directory).map_err(|errno| Error::Io {
+        doing: format!("look at {} for mount {}", mount.host_path.display(), mount.name),
+        source: errno.into(),
+    })?;
+    if stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits() != nix::sys::stat::SFlag::S_IFDIR.bits() {
+        return Err(Error::Invalid {
+            message: format!(
+                "mount {}: {} is not a directory; name the directory that holds it",
+                mount.name,
+                mount.host_path.display()
+            ),
+        });
+    }
+    Ok(stat)
+}
+
+impl Workspace {
+    /// Makes a workspace and mounts it below `runtime`.
+    pub fn make(
+        runtime: &Path,
+        artifacts: &Artifacts,
+        owner: Actor,
+        id: WorkspaceId,
+        definition: &Definition,
+    ) -> Result<Self, Error> {
+        let points = definition.mounts.iter().map(|mount| MountPoint {
+            name: mount.name.clone(),
+            access: mount.access,
+            host_path: mount.host_path.clone(),
+            artifacts: mount.artifacts && mount.access == Access::ReadWrite,
+        });
+        let table = MountTable::new(points.collect())
+            .map_err(|error| Error::Invalid { message: error.to_string() })?;
+        let stats: Vec<FileStat> =
+            definition.mounts.iter().map(stat_directory).collect::<Result<_, _>>()?;
+        let clones: Vec<OwnedFd> =
+            definition.mounts.iter().map(clone_directory).collect::<Result<_, _>>()?;
+        let stack_depth = stack_depth(&clones);
+
+        let contents = Arc::new(Contents::default());
+        contents.set_manifest(manifest(&id, &table));
+        let runs = Arc::new(RunIndex::default());
+        let attached = table.iter().zip(&stats).map(|((_, mount), stat)| AttachedMount {
+            name: mount.name.clone(),
+            host_path: mount.host_path.clone(),
+            host_dev: stat.st_dev,
+            host_ino: stat.st_ino,
+            artifacts: mount.artifacts,
+        });
+        let attachment = artifacts.attach(AttachedWorkspace {
+            id: id.clone(),
+            owner_uid: owner.uid,
+            mounts: attached.collect(),
+        })?;
+        // From here on a failure must take back the attachment.
+        let made = (|| {
+            let vfs = Vfs::new(Parts {
+                mounts: table,
+                directories: clones,
+                control: ControlTree::new(contents.clone(), Secrets::Hidden),
+                observer: attachment.observer(),
+                attribution: runs.clone(),
+                descriptors_max: descriptors_max(),
+            })
+            .map_err(|error| Error::Unavailable {
+                message: format!("make the file system of workspace {id}: {error}"),
+            })?;
+            let vfs = Arc::new(vfs);
+            attachment.set_source(vfs.clone());
+            let mounted = Mounted::new(Purpose::Workspace { stack_depth }).map_err(unmountable)?;
+            let passthrough = mounted.passthrough();
+            let filesystem = WorkspaceFilesystem::new(vfs.clone(), passthrough);
+            let mut session = mounted
+                .serve(filesystem, serving_threads(), id.as_str())
+                .map_err(unmountable)?;
+            let attached = make_mount_directory(runtime, &owner, &id)
+                .and_then(|root| match session.attach(&root) {
+                    Ok(()) => Ok(root),
+                    Err(error) => {
+                        let _ = std::fs::remove_dir(&root);
+                        Err(unmountable(error))
+                    }
+                });
+            match attached {
+                Ok(root) => Ok((vfs, session, root, passthrough)),
+                Err(error) => {
+                    session.end();
+                    Err(error)
+                }
+            }
+        })();
+        let (vfs, session, root, passthrough) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                artifacts.detach(&id, owner.uid);
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            id,
+            owner,
+            root,
+            contents,
+            runs,
+            created_at: Timestamp::now(),
+            directories: stats.iter().map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+            owners: stats.iter().map(|stat| (stat.st_uid, stat.st_gid)).collect(),
+            passthrough,
+            vfs,
+            session: Mutex::new(Some(session)),
+        })
+    }
+
+    pub fn mounts(&self) -> &MountTable {
+        self.vfs.mounts()
+    }
+
+    /// Whether a definition describes this workspace: the same directories under the same names with the same access.
+    pub fn matches(&self, definition: &Definition) -> bool {
+        let mounts = definition.mounts.iter();
+        self.mounts().iter().len() == definition.mounts.len()
+            && self.mounts().iter().zip(mounts).zip(&self.directories).all(
+                |(((_, ours), theirs), identity)| {
+                    ours.name == theirs.name
+                        && ours.access == theirs.access
+                        && (theirs.access == Access::ReadOnly
+                            || ours.artifacts == theirs.artifacts)
+                        && stat_directory(theirs)
+                            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == *identity)
+                },
+            )
+    }
+
+    /// A mount of the files for a sandbox, attached nowhere.
+    pub fn clone_mount(&self) -> Result<OwnedFd, Error> {
+        let session = self.session.lock().expect("no panic under this lock");
+        let session = session.as_ref().ok_or_else(|| Error::Unavailable {
+            message: format!("workspace {} is being removed", self.id),
+        })?;
+        session.clone_mount().map_err(|source| Error::Io {
+            doing: format!("clone the mount of workspace {}", self.id),
+            source,
+        })
+    }
+
+    /// Unmounts. What was closed before is registered or stays in the journal; the caller has drained it.
+    pub fn end(&self, artifacts: &Artifacts) {
+        let session = self.session.lock().expect("no panic under this lock").take();
+        if let Some(session) = session {
+            session.end();
+            artifacts.detach(&self.id, self.owner.uid);
+            if let Err(error) = std::fs::remove_dir(&self.root) {
+                tracing::warn!(%error, root = %self.root.display(), "remove a workspace's directory");
+            }
+        }
+    }
+
+    pub fn view(&self, runs: Vec<crate::model::id::RunId>) -> wire::workspace::Workspace {
+        let secrets = self.contents.secrets().into_iter().map(|(name, _, _)| name).collect();
+        wire::workspace::Workspace {
+            id: self.id.clone(),
+            owner_uid: self.owner.uid,
+            root: self.root.display().to_string(),
+            mounts: self
+                .mounts()
+                .iter()
+                .map(|(_, mount)| wire::workspace::Mount {
+                    name: mount.name.clone(),
+                    mode: mount.access,
+                    path: escape(mount.host_path.as_os_str().as_bytes()),
+                    artifacts: mount.artifacts,
+                    passthrough: self.passthrough,
+                })
+                .collect(),
+            secrets,
+            env: self.contents.env().into_keys().collect(),
+            runs,
+            created_at: self.created_at,
+        }
+    }
+}
+
+fn unmountable(error: crate::fuse::session::SessionError) -> Error {
+    Error::Unavailable { message: super::run::chain(&error) }
+}
+
+/// The part of `workspace.json` that never changes.
+fn manifest(id: &WorkspaceId, table: &MountTable) -> Vec<u8> {
+    let mounts: Vec<serde_json::Value> = table
+        .iter()
+        .map(|(_, mount)| {
+            serde_json::json!({
+                "name": mount.name,
+                "mode": mount.access,
+                "artifacts": mount.artifacts,
+            })
+        })
+        .collect();
+    let object = serde_json::json!({ "id": id, "mounts": mounts });
+    serde_json::to_vec(&object).expect("names and words are JSON")
+}
+
+/// Lets only the daemon's own user into a directory of the runtime directory.
+pub fn make_private_directory(path: &Path) -> Result<(), Error> {
+    let failed =
+        |source| Error::Io { doing: format!("make the directory {}", path.display()), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}

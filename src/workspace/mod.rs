@@ -1,0 +1,592 @@
+//! Workspaces and the runs in them: the only place that knows files, sandboxes and artifacts at once.
+//!
+//! Every function here may block on the disk and none may be called from a thread that serves files or from an async
+//! task. Locks: `state` guards the two maps and is never held while a workspace is made, mounted or ended; `changing`
+//! lets one change of a workspace's existence happen at a time and may be held for as long as that takes.
+
+pub mod attribution;
+pub mod contents;
+pub mod lifecycle;
+pub mod recovery;
+pub mod run;
+
+use crate::artifact::{self, Artifacts, DrainScope};
+use crate::model::access::Access;
+use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
+use crate::secret::SecretValue;
+use crate::wire;
+use contents::{Contents, ENTRIES_MAX, Secret, VARIABLE_VALUE_BYTES_MAX};
+use lifecycle::Workspace;
+use run::Run;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Receipts of ended runs that are kept for whoever asks late. Chosen, not measured: some kilobytes each.
+const RECEIPTS_MAX: usize = 1024;
+
+/// How long removing a workspace waits for files written in it to be registered; what is not by then stays in the journal.
+const REMOVE_DRAIN: Duration = Duration::from_secs(60);
+
+/// Who asks: peer credentials (unix(7), SO_PEERCRED). Uid 0 may see and do all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Actor {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: i32,
+}
+
+/// What one run's own listener serves.
+#[derive(Debug, Clone)]
+pub struct RunScope {
+    pub run: RunId,
+    pub workspace: WorkspaceId,
+    pub owner: Actor,
+}
+
+/// Opens a run's own listener inside a directory that only its sandbox sees; dropping the box closes it.
+pub trait RunDoor: Send + Sync {
+    fn open(&self, directory: &Path, scope: RunScope) -> io::Result<Box<dyn Send>>;
+}
+
+#[derive(Debug)]
+pub struct MountDefinition {
+    pub name: MountName,
+    pub access: Access,
+    pub directory: OwnedFd,
+    pub host_path: PathBuf,
+    pub artifacts: bool,
+}
+
+#[derive(Debug)]
+pub struct Definition {
+    pub id: Option<WorkspaceId>,
+    pub mounts: Vec<MountDefinition>,
+    pub secrets: BTreeMap<SecretName, (SecretValue, bool)>,
+    pub env: BTreeMap<VariableName, String>,
+}
+
+#[derive(Debug)]
+pub struct RunDefinition {
+    pub workspace: Definition,
+    /// Keep a workspace that was made for this run and has no name.
+    pub keep: bool,
+    /// Host paths that appear inside, read-only.
+    pub expose: Vec<(PathBuf, OwnedFd)>,
+    /// Standard input, output and error.
+    pub stdio: [OwnedFd; 3],
+    pub command: CommandDefinition,
+}
+
+/// What is executed, as whom, and for how long.
+#[derive(Debug)]
+pub struct CommandDefinition {
+    pub argv: Vec<OsString>,
+    pub workdir: Option<PathBuf>,
+    pub secret_env: Vec<SecretName>,
+    pub env: BTreeMap<VariableName, String>,
+    pub graph_id: Option<String>,
+    pub node_id: Option<String>,
+    pub timeout: Option<Duration>,
+    pub network: wire::run::Network,
+    pub user: Option<wire::run::RunUser>,
+    pub wait_children: bool,
+    pub drain_timeout: Duration,
+    pub term: Option<String>,
+    /// Layers that were asked for, are not in force, and were accepted so: they go into the receipt as they are.
+    pub unenforced: Vec<wire::run::Layer>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The instance's own: mounts are made below `<runtime_dir>/workspaces`.
+    pub runtime_dir: PathBuf,
+    pub workspaces_per_user_max: usize,
+    pub runs_per_user_max: usize,
+    /// Room in each of a sandbox's `/tmp`, `/dev/shm` and HOME.
+    pub tmp_size_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no {what} {id}")]
+    NotFound { what: &'static str, id: String },
+    #[error("{message}")]
+    Conflict { message: String },
+    #[error("{message}")]
+    Forbidden { message: String },
+    #[error("{message}")]
+    Invalid { message: String },
+    #[error("{message}")]
+    SetupFailed { message: String, exit_code: u8 },
+    #[error("{message}")]
+    Unavailable { message: String },
+    #[error("{doing}")]
+    Io {
+        doing: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Artifact(#[from] artifact::Error),
+}
+
+type Key = (u32, WorkspaceId);
+
+#[derive(Default)]
+struct State {
+    workspaces: BTreeMap<Key, Arc<Workspace>>,
+    runs: BTreeMap<RunId, Arc<Run>>,
+    /// Ended runs, oldest first.
+    ended: VecDeque<RunId>,
+    closing: bool,
+}
+
+struct Inner {
+    settings: Settings,
+    artifacts: Artifacts,
+    door: Arc<dyn RunDoor>,
+    state: Mutex<State>,
+    changing: Mutex<()>,
+}
+
+/// All workspaces of a daemon.
+#[derive(Clone)]
+pub struct Workspaces(Arc<Inner>);
+
+impl std::fmt::Debug for Workspaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Workspaces")
+    }
+}
+
+impl Workspaces {
+    pub fn new(
+        settings: Settings,
+        artifacts: Artifacts,
+        door: Arc<dyn RunDoor>,
+    ) -> Result<Self, Error> {
+        lifecycle::make_private_directory(&settings.runtime_dir.join("runs"))?;
+        lifecycle::make_private_directory(&settings.runtime_dir.join("scratch"))?;
+        Ok(Self(Arc::new(Inner {
+            settings,
+            artifacts,
+            door,
+            state: Mutex::default(),
+            changing: Mutex::default(),
+        })))
+    }
+
+    /// Removes what dead instances left mounted; answers how many mounts.
+    pub fn recover(&self, dead: &artifact::Recovered) -> usize {
+        let own = &self.0.settings.runtime_dir;
+        let each = dead.instances.iter().map(|instance| {
+            if &instance.runtime_dir == own {
+                // The directory is ours now; only the mounts were the dead instance's.
+                return recovery::unmount_below(&own.join("workspaces"));
+            }
+            recovery::clean_up(instance)
+        });
+        each.sum()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no panic under this lock")
+    }
+
+    fn find(&self, actor: &Actor, id: &WorkspaceId) -> Result<Arc<Workspace>, Error> {
+        let state = self.state();
+        if let Some(workspace) = state.workspaces.get(&(actor.uid, id.clone())) {
+            return Ok(Arc::clone(workspace));
+        }
+        // Root sees everybody's; a name that two users have must be said with the owner, which the API has no word for.
+        let mut others = state.workspaces.values().filter(|workspace| workspace.id == *id);
+        match (actor.uid, others.next(), others.next()) {
+            (0, Some(workspace), None) => Ok(Arc::clone(workspace)),
+            (0, Some(_), Some(_)) => Err(Error::Conflict {
+                message: format!("workspace {id} exists for several users; act as one of them"),
+            }),
+            _ => Err(Error::NotFound { what: "workspace", id: id.to_string() }),
+        }
+    }
+
+    fn running_in(&self, workspace: &Workspace) -> Vec<RunId> {
+        let state = self.state();
+        let runs = state.runs.values().filter(|run| {
+            run.is_running() && run.owner.uid == workspace.owner.uid && run.workspace == workspace.id
+        });
+        runs.map(|run| run.id).collect()
+    }
+
+    /// Makes a workspace. The same id with the same mount points is the same workspace, which takes the secrets and
+    /// variables given; other mount points replace it when nothing runs in it.
+    pub fn create(
+        &self,
+        actor: &Actor,
+        definition: Definition,
+    ) -> Result<wire::workspace::Workspace, Error> {
+        let (workspace, _) = self.obtain(actor, definition)?;
+        Ok(workspace.view(self.running_in(&workspace)))
+    }
+
+    /// The workspace that a definition names, and whether it was made for it.
+    fn obtain(
+        &self,
+        actor: &Actor,
+        definition: Definition,
+    ) -> Result<(Arc<Workspace>, bool), Error> {
+        check_contents(&definition)?;
+        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
+        let id = definition.id.clone().unwrap_or_else(WorkspaceId::generate);
+        let key = (actor.uid, id.clone());
+        let existing = self.state().workspaces.get(&key).cloned();
+        if let Some(existing) = existing {
+            // Naming no mount point means the workspace as it is.
+            if definition.mounts.is_empty() || existing.matches(&definition) {
+                fill(&existing.contents, definition)?;
+                return Ok((existing, false));
+            }
+            let running = self.running_in(&existing);
+            if let Some(run) = running.first() {
+                return Err(Error::Conflict {
+                    message: format!(
+                        "workspace {id} has other mount points and run {run} is in progress in it; wait for the run, or use another id"
+                    ),
+                });
+            }
+            self.end(&existing);
+        }
+        {
+            let state = self.state();
+            if state.closing {
+                return Err(Error::Unavailable { message: "the daemon is stopping".to_owned() });
+            }
+            let own = state.workspaces.keys().filter(|(uid, _)| *uid == actor.uid).count();
+            let bound = self.0.settings.workspaces_per_user_max;
+            if own >= bound {
+                return Err(Error::Unavailable {
+                    message: format!(
+                        "user {} has {own} workspaces, as many as the configuration allows (limits.workspaces_per_user); remove one with `belljar workspace rm`",
+                        actor.uid
+                    ),
+                });
+            }
+        }
+        let workspace = Arc::new(Workspace::make(
+            &self.0.settings.runtime_dir,
+            &self.0.artifacts,
+            *actor,
+            id,
+            &definition,
+        )?);
+        if let Err(error) = fill(&workspace.contents, definition) {
+            workspace.end(&self.0.artifacts);
+            return Err(error);
+        }
+        self.state().workspaces.insert(key, Arc::clone(&workspace));
+        Ok((workspace, true))
+    }
+
+    pub fn list(&self, actor: &Actor) -> Vec<wire::workspace::Workspace> {
+        let visible: Vec<Arc<Workspace>> = {
+            let state = self.state();
+            let all = state.workspaces.values();
+            all.filter(|w| actor.uid == 0 || w.owner.uid == actor.uid).cloned().collect()
+        };
+        visible.iter().map(|workspace| workspace.view(self.running_in(workspace))).collect()
+    }
+
+    pub fn show(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+    ) -> Result<wire::workspace::Workspace, Error> {
+        let workspace = self.find(actor, id)?;
+        Ok(workspace.view(self.running_in(&workspace)))
+    }
+
+    /// Unmounts the workspace and forgets it; its artifacts stay.
+    pub fn remove(&self, actor: &Actor, id: &WorkspaceId) -> Result<(), Error> {
+        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
+        let workspace = self.find(actor, id)?;
+        if let Some(run) = self.running_in(&workspace).first() {
+            return Err(Error::Conflict {
+                message: format!("workspace {id} cannot be removed while run {run} is in progress in it; wait for the run or end it"),
+            });
+        }
+        self.end(&workspace);
+        Ok(())
+    }
+
+    /// Ends a workspace in which nothing runs; the caller holds `changing`.
+    fn end(&self, workspace: &Workspace) {
+        self.state().workspaces.remove(&(workspace.owner.uid, workspace.id.clone()));
+        let scope = DrainScope::Workspace(workspace.owner.uid, workspace.id.clone());
+        let drained = self.0.artifacts.drain(scope, Instant::now() + REMOVE_DRAIN);
+        if !drained.complete {
+            tracing::warn!(workspace = %workspace.id, files = drained.incomplete.len(), "a workspace ends with files that are not registered; they stay in the journal");
+        }
+        workspace.end(&self.0.artifacts);
+    }
+
+    pub fn set_secret(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+        name: SecretName,
+        value: SecretValue,
+        sensitive: bool,
+    ) -> Result<(), Error> {
+        let workspace = self.find(actor, id)?;
+        if !workspace.contents.set_secret(name, Secret { value, sensitive }) {
+            return Err(too_many("secrets"));
+        }
+        Ok(())
+    }
+
+    pub fn secrets(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+    ) -> Result<Vec<wire::workspace::Secret>, Error> {
+        let secrets = self.find(actor, id)?.contents.secrets();
+        let each = secrets.into_iter().map(|(name, sensitive, size)| wire::workspace::Secret {
+            name,
+            sensitive,
+            size: size as u64,
+        });
+        Ok(each.collect())
+    }
+
+    /// The value, for the workspace's owner alone: not even root asks for another user's.
+    pub fn secret_value(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+        name: &SecretName,
+    ) -> Result<SecretValue, Error> {
+        let workspace = self.find(actor, id)?;
+        if workspace.owner.uid != actor.uid {
+            return Err(Error::Forbidden {
+                message: format!("the secrets of workspace {id} belong to user {}", workspace.owner.uid),
+            });
+        }
+        let secret = workspace.contents.secret_entry(name);
+        tracing::info!(workspace = %id, secret = %name, uid = actor.uid, pid = actor.pid, "a secret was read through the API");
+        secret
+            .map(|secret| secret.value)
+            .ok_or_else(|| Error::NotFound { what: "secret", id: name.to_string() })
+    }
+
+    pub fn remove_secret(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+        name: &SecretName,
+    ) -> Result<(), Error> {
+        match self.find(actor, id)?.contents.remove_secret(name) {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: "secret", id: name.to_string() }),
+        }
+    }
+
+    pub fn set_env(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+        name: VariableName,
+        value: String,
+    ) -> Result<(), Error> {
+        let workspace = self.find(actor, id)?;
+        check_variable(&name, &value)?;
+        match workspace.contents.set_env(name, value) {
+            true => Ok(()),
+            false => Err(too_many("variables")),
+        }
+    }
+
+    pub fn env(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+    ) -> Result<BTreeMap<VariableName, String>, Error> {
+        Ok(self.find(actor, id)?.contents.env())
+    }
+
+    pub fn remove_env(
+        &self,
+        actor: &Actor,
+        id: &WorkspaceId,
+        name: &VariableName,
+    ) -> Result<(), Error> {
+        match self.find(actor, id)?.contents.remove_env(name) {
+            true => Ok(()),
+            false => Err(Error::NotFound { what: "variable", id: name.to_string() }),
+        }
+    }
+
+    /// Starts a command; returns when it was executed. Its workspace is made if there is none.
+    pub fn start_run(
+        &self,
+        actor: &Actor,
+        definition: RunDefinition,
+    ) -> Result<wire::run::RunStarted, Error> {
+        run::start(self, actor, definition)
+    }
+
+    fn run(&self, actor: &Actor, id: RunId) -> Result<Arc<Run>, Error> {
+        let run = self.state().runs.get(&id).cloned();
+        run.filter(|run| actor.uid == 0 || run.owner.uid == actor.uid)
+            .ok_or_else(|| Error::NotFound { what: "run", id: id.to_string() })
+    }
+
+    /// What happened in a run; waits until it has ended and its files are registered.
+    pub fn receipt(&self, actor: &Actor, id: RunId) -> Result<wire::run::Receipt, Error> {
+        Ok(self.run(actor, id)?.wait())
+    }
+
+    pub fn signal(&self, actor: &Actor, id: RunId, signal: i32) -> Result<(), Error> {
+        self.run(actor, id)?.signal(signal)
+    }
+
+    /// Ends a run whose client has gone away.
+    pub fn cancel(&self, id: RunId) {
+        let run = self.state().runs.get(&id).cloned();
+        if let Some(run) = run {
+            run.cancel();
+        }
+    }
+
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.0.artifacts
+    }
+
+    /// Workspaces, and runs in progress.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.workspaces.len(), state.runs.values().filter(|run| run.is_running()).count())
+    }
+
+    /// Whether this process may ask the kernel to carry file data itself.
+    pub fn passthrough(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    /// Ends all runs, then all workspaces; what was written is registered as far as the deadline allows.
+    pub fn shutdown(&self, deadline: Instant) {
+        let runs: Vec<Arc<Run>> = {
+            let mut state = self.state();
+            state.closing = true;
+            state.runs.values().cloned().collect()
+        };
+        for run in &runs {
+            run.cancel();
+        }
+        for run in &runs {
+            run.wait_until(deadline);
+        }
+        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
+        let drained = self.0.artifacts.drain(DrainScope::All, deadline);
+        if !drained.complete {
+            tracing::warn!(files = drained.incomplete.len(), "files are not registered at the end; they stay in the journal");
+        }
+        let workspaces = std::mem::take(&mut self.state().workspaces);
+        for workspace in workspaces.values() {
+            workspace.end(&self.0.artifacts);
+        }
+        for name in ["runs", "scratch"] {
+            let _ = std::fs::remove_dir_all(self.0.settings.runtime_dir.join(name));
+        }
+        let owners = self.0.settings.runtime_dir.join("workspaces");
+        recovery::remove_empty_below(&owners);
+    }
+
+    /// Enters a run in the books, unless its user has too many.
+    fn admit(&self, run: &Arc<Run>) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.closing {
+            return Err(Error::Unavailable { message: "the daemon is stopping".to_owned() });
+        }
+        let uid = run.owner.uid;
+        let running = state.runs.values().filter(|other| other.is_running() && other.owner.uid == uid).count();
+        let bound = self.0.settings.runs_per_user_max;
+        if running >= bound {
+            return Err(Error::Unavailable {
+                message: format!(
+                    "user {} has {running} runs in progress, as many as the configuration allows (limits.runs_per_user); wait for one to end",
+                    run.owner.uid
+                ),
+            });
+        }
+        state.runs.insert(run.id, Arc::clone(run));
+        Ok(())
+    }
+
+    fn forget_run(&self, id: RunId) {
+        self.state().runs.remove(&id);
+    }
+
+    /// Keeps the receipt of an ended run, and the number of receipts bounded.
+    fn retire(&self, id: RunId) {
+        let mut state = self.state();
+        state.ended.push_back(id);
+        if state.ended.len() > RECEIPTS_MAX
+            && let Some(oldest) = state.ended.pop_front()
+        {
+            state.runs.remove(&oldest);
+        }
+    }
+}
+
+fn too_many(what: &str) -> Error {
+    Error::Unavailable {
+        message: format!("the workspace has {ENTRIES_MAX} {what}, the most it can hold; remove one first"),
+    }
+}
+
+fn check_variable(name: &VariableName, value: &str) -> Result<(), Error> {
+    if value.contains('\0') {
+        return Err(Error::Invalid {
+            message: format!("variable {name} is not allowed: its value holds a NUL byte, which no environment can"),
+        });
+    }
+    if value.len() > VARIABLE_VALUE_BYTES_MAX {
+        return Err(Error::Invalid {
+            message: format!(
+                "variable {name} is not allowed: its value has {} bytes, more than the {VARIABLE_VALUE_BYTES_MAX} of one variable",
+                value.len()
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn check_contents(definition: &Definition) -> Result<(), Error> {
+    definition.env.iter().try_for_each(|(name, value)| check_variable(name, value))?;
+    if definition.secrets.len() > ENTRIES_MAX {
+        return Err(too_many("secrets"));
+    }
+    if definition.env.len() > ENTRIES_MAX {
+        return Err(too_many("variables"));
+    }
+    Ok(())
+}
+
+/// Adds a definition's secrets and variables to a workspace's own.
+fn fill(contents: &Contents, definition: Definition) -> Result<(), Error> {
+    for (name, (value, sensitive)) in definition.secrets {
+        if !contents.set_secret(name, Secret { value, sensitive }) {
+            return Err(too_many("secrets"));
+        }
+    }
+    for (name, value) in definition.env {
+        if !contents.set_env(name, value) {
+            return Err(too_many("variables"));
+        }
+    }
+    Ok(())
+}

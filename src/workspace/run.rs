@@ -1,0 +1,537 @@
+//! One command in a workspace, from its plan to its receipt.
+//!
+//! Threads: the caller's thread starts the command and returns; a thread of the run waits for its end, drains its
+//! files and writes the receipt; with a timeout, another one watches the clock. All of them end with the run.
+
+use super::contents::Contents;
+use super::lifecycle::Workspace;
+use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope, Workspaces};
+use crate::artifact::{DrainScope, RunRecord};
+use crate::fuse::control::ControlFilesystem;
+use crate::fuse::session::{Mounted, Purpose, Session};
+use crate::model::access::Access;
+use crate::model::id::{RunId, WorkspaceId};
+use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
+use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
+use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
+use crate::sys::mount::{OpenTree, open_tree};
+use crate::vfs::control::{ControlTree, Secrets};
+use crate::wire::run::{Reason, Receipt, ReceiptArtifact, RunStarted, Usage};
+use jiff::Timestamp;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// After SIGTERM at the timeout, how long a command may take to end by itself. Chosen, not measured.
+const TERMINATE_GRACE: Duration = Duration::from_secs(2);
+
+/// Exit code of a timeout and of a failure of Belljar itself, as timeout(1) has them.
+const EXIT_TIMEOUT: u8 = 124;
+const EXIT_FAILED: u8 = 125;
+
+/// Why a run was ended by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Timeout,
+    Cancelled,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    verdict: Option<Verdict>,
+    receipt: Option<Receipt>,
+    remote: Option<Remote>,
+}
+
+/// A run in the books. The lock is never held while waiting for anything but itself.
+#[derive(Debug)]
+pub struct Run {
+    pub id: RunId,
+    pub owner: Actor,
+    pub workspace: WorkspaceId,
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+impl Run {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state().receipt.is_none()
+    }
+
+    /// Waits until the run has its receipt.
+    pub fn wait(&self) -> Receipt {
+        let mut state = self.state();
+        loop {
+            if let Some(receipt) = &state.receipt {
+                return receipt.clone();
+            }
+            state = self.ended.wait(state).expect("no panic under this lock");
+        }
+    }
+
+    /// Waits until the run has its receipt or the deadline has come; true when it has.
+    pub fn wait_until(&self, deadline: Instant) -> bool {
+        let mut state = self.state();
+        while state.receipt.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.ended.wait_timeout(state, left).expect("no panic under this lock").0;
+        }
+        true
+    }
+
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        if nix::sys::signal::Signal::try_from(signal).is_err() {
+            return Err(Error::Invalid { message: format!("signal {signal} does not exist") });
+        }
+        let state = self.state();
+        match &state.remote {
+            // A command that has just ended needs no signal any more.
+            Some(remote) => drop(remote.signal(signal)),
+            None if state.receipt.is_some() => {}
+            None => {
+                return Err(Error::Conflict {
+                    message: format!("run {} has not started its command yet", self.id),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub fn cancel(&self) {
+        self.end_as(Verdict::Cancelled);
+    }
+
+    fn end_as(&self, verdict: Verdict) {
+        let mut state = self.state();
+        if state.receipt.is_some() {
+            return;
+        }
+        state.verdict.get_or_insert(verdict);
+        if let Some(remote) = &state.remote {
+            remote.kill();
+        }
+    }
+
+    /// Ends the run with SIGTERM and then SIGKILL when its time is over.
+    fn watch_clock(&self, timeout: Duration) {
+        if self.wait_until(Instant::now() + timeout) {
+            return;
+        }
+        {
+            let mut state = self.state();
+            state.verdict.get_or_insert(Verdict::Timeout);
+            if let Some(remote) = &state.remote {
+                let _ = remote.signal(nix::sys::signal::Signal::SIGTERM as i32);
+            }
+        }
+        if !self.wait_until(Instant::now() + TERMINATE_GRACE) {
+            self.end_as(Verdict::Timeout);
+        }
+    }
+
+    fn finish(&self, receipt: Receipt) {
+        let mut state = self.state();
+        state.receipt = Some(receipt);
+        state.remote = None;
+        drop(state);
+        self.ended.notify_all();
+    }
+}
+
+/// What belongs to one run and ends with it.
+struct Surroundings {
+    workspace: Arc<Workspace>,
+    remove_workspace: bool,
+    control: Option<Session>,
+    /// The run's own listener; dropping it closes it.
+    door: Option<Box<dyn Send>>,
+    directory: PathBuf,
+}
+
+impl Surroundings {
+    fn end(self, workspaces: &Workspaces, run: RunId) {
+        let Surroundings { workspace, remove_workspace, control, door, directory } = self;
+        drop(door);
+        if let Some(control) = control {
+            control.end();
+        }
+        if let Err(error) = std::fs::remove_dir_all(&directory)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, directory = %directory.display(), "remove a run's directory");
+        }
+        workspace.runs.leave(run);
+        if remove_workspace {
+            let _one_at_a_time =
+                workspaces.0.changing.lock().expect("no panic under this lock");
+            // Somebody else may have come to use it meanwhile.
+            let others = workspaces.running_in(&workspace);
+            if others.iter().all(|other| *other == run) {
+                workspaces.end(&workspace);
+            }
+        }
+    }
+}
+
+pub(super) fn start(
+    workspaces: &Workspaces,
+    actor: &Actor,
+    definition: RunDefinition,
+) -> Result<RunStarted, Error> {
+    let started_at = Timestamp::now();
+    let clock = Instant::now();
+    let RunDefinition { workspace: wanted, keep, expose, stdio, command } = definition;
+    let keep = keep || wanted.id.is_some();
+    let (workspace, made) = workspaces.obtain(actor, wanted)?;
+    let id = RunId::generate();
+    let run = Arc::new(Run {
+        id,
+        owner: *actor,
+        workspace: workspace.id.clone(),
+        state: Mutex::default(),
+        ended: Condvar::new(),
+    });
+    let mut around = Surroundings {
+        remove_workspace: made && !keep,
+        directory: workspaces.0.settings.runtime_dir.join("runs").join(id.to_string()),
+        workspace,
+        control: None,
+        door: None,
+    };
+    if let Err(error) = workspaces.admit(&run) {
+        around.end(workspaces, id);
+        return Err(error);
+    }
+    match launch(workspaces, &run, &mut around, &command, expose, stdio) {
+        Ok(sandbox) => {
+            let started = RunStarted { run_id: id, workspace_id: run.workspace.clone() };
+            if let Some(timeout) = command.timeout {
+                let watched = Arc::clone(&run);
+                spawn_thread("run-clock", move || watched.watch_clock(timeout));
+            }
+            let workspaces = workspaces.clone();
+            spawn_thread("run", move || {
+                conclude(&workspaces, &run, sandbox, around, &command, started_at, clock);
+            });
+            Ok(started)
+        }
+        Err(error) => {
+            around.end(workspaces, id);
+            workspaces.forget_run(id);
+            workspaces.0.artifacts.end_run(id);
+            Err(error)
+        }
+    }
+}
+
+fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .expect("a process that has just started a sandbox can start a thread");
+}
+
+/// Makes everything that the sandbox needs and executes the command in it.
+fn launch(
+    workspaces: &Workspaces,
+    run: &Arc<Run>,
+    around: &mut Surroundings,
+    definition: &CommandDefinition,
+    expose: Vec<(PathBuf, OwnedFd)>,
+    stdio: [OwnedFd; 3],
+) -> Result<Sandbox, Error> {
+    let workspace = Arc::clone(&around.workspace);
+    let settings = &workspaces.0.settings;
+    let user = identity(&run.owner, definition, &workspace)?;
+    let mut plan = SandboxPlan::new(
+        run.id,
+        workspace.id.clone(),
+        user.clone(),
+        definition.argv.clone(),
+        settings.runtime_dir.join("scratch"),
+    );
+    plan.mounts = workspace
+        .mounts()
+        .iter()
+        .map(|(_, mount)| (mount.name.clone(), mount.access))
+        .collect();
+    plan.expose = expose.iter().map(|(path, _)| path.clone()).collect();
+    plan.env = environment(run, &plan.home, definition, &workspace.contents)?;
+    if let Some(workdir) = &definition.workdir {
+        plan.workdir.clone_from(workdir);
+    }
+    plan.network = definition.network;
+    plan.tmp_size_bytes = settings.tmp_size_bytes;
+    plan.wait_children = definition.wait_children;
+
+    let control = serve_control(&workspace, run.id, &user)?;
+    let control_mount = control.clone_mount();
+    around.control = Some(control);
+    let control_mount = control_mount.map_err(|source| Error::Io {
+        doing: "clone the mount of the run's .belljar directory".to_owned(),
+        source,
+    })?;
+    let api_directory = open_door(workspaces, run, around)?;
+    let descriptors = SandboxDescriptors {
+        workspace: workspace.clone_mount()?,
+        control: control_mount,
+        api_directory: Some(api_directory),
+        expose: expose
+            .into_iter()
+            .map(|(path, descriptor)| clone_exposed(&path, &descriptor))
+            .collect::<Result<_, _>>()?,
+        stdio,
+    };
+
+    let mut sandbox = spawn(&plan, descriptors).map_err(|error| match error {
+        crate::sandbox::spawn::SpawnError::Plan(invalid) => {
+            Error::Invalid { message: format!("start a sandbox: {invalid}") }
+        }
+        other => Error::SetupFailed { message: chain(&other), exit_code: EXIT_FAILED },
+    })?;
+    let namespace = sandbox.wait_ready().map_err(|failure| setup_failed(&failure, &plan))?;
+    workspace.runs.enter(namespace, run.id);
+    workspaces.0.artifacts.begin_run(RunRecord {
+        id: run.id,
+        workspace: workspace.id.clone(),
+        owner_uid: workspace.owner.uid,
+        graph_id: definition.graph_id.clone(),
+        node_id: definition.node_id.clone(),
+        command: definition.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
+        started_at: Timestamp::now(),
+    });
+    {
+        // From here on the run can be signalled and cancelled; a cancellation that came before is carried out.
+        let mut state = run.state();
+        state.remote = Some(sandbox.remote());
+        if state.verdict.is_some() {
+            return Err(Error::Unavailable { message: "the run was cancelled".to_owned() });
+        }
+    }
+    sandbox.go().map_err(|failure| setup_failed(&failure, &plan))?;
+    Ok(sandbox)
+}
+
+/// Waits for the end of the command, then for its files, then writes the receipt.
+fn conclude(
+    workspaces: &Workspaces,
+    run: &Arc<Run>,
+    mut sandbox: Sandbox,
+    around: Surroundings,
+    definition: &CommandDefinition,
+    started_at: Timestamp,
+    clock: Instant,
+) {
+    let ended = sandbox.wait();
+    let wall = clock.elapsed();
+    let mut enforcement = sandbox.layers();
+    drop(sandbox);
+    enforcement.extend(definition.unenforced.iter().cloned());
+    let artifacts = &workspaces.0.artifacts;
+    let drained =
+        artifacts.drain(DrainScope::Run(run.id), Instant::now() + definition.drain_timeout);
+    let mut incomplete: Vec<String> =
+        drained.incomplete.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+    let registered = artifacts.of_run(run.id).unwrap_or_else(|error| {
+        incomplete.push(format!("the list of this run's artifacts: {}", chain(&error)));
+        Vec::new()
+    });
+    artifacts.end_run(run.id);
+    let verdict = run.state().verdict;
+    let (exit_code, reason, message) = outcome(ended, verdict, definition);
+    let run_as_root = run_as_root(run, definition, &around.workspace);
+    let receipt = Receipt {
+        run_id: run.id,
+        workspace_id: run.workspace.clone(),
+        exit_code,
+        reason,
+        message,
+        run_as_root,
+        enforcement,
+        usage: Usage {
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+            cpu_ms: ended.usage.cpu_us / 1000,
+            peak_memory_bytes: ended.usage.peak_memory_bytes,
+        },
+        artifacts: registered
+            .into_iter()
+            .map(|artifact| ReceiptArtifact {
+                id: artifact.id,
+                version: artifact.version,
+                path: artifact.path,
+                artifact_type: artifact.artifact_type,
+                state: artifact.state,
+                size: artifact.size,
+                digest: artifact.digest,
+            })
+            .collect(),
+        complete: drained.complete && incomplete.is_empty(),
+        incomplete,
+        started_at,
+        ended_at: Timestamp::now(),
+    };
+    // Everything of the run is gone before anybody hears that it has ended.
+    around.end(workspaces, run.id);
+    run.finish(receipt);
+    workspaces.retire(run.id);
+}
+
+fn outcome(ended: Ended, verdict: Option<Verdict>, run: &CommandDefinition) -> (u8, Reason, String) {
+    let command = run.argv.first().map(|c| c.to_string_lossy()).unwrap_or_default();
+    match (verdict, ended.how) {
+        (Some(Verdict::Timeout), _) => {
+            let timeout = run.timeout.unwrap_or_default();
+            let message = format!("{command} was ended after its timeout of {timeout:?}");
+            (EXIT_TIMEOUT, Reason::Timeout, message)
+        }
+        (Some(Verdict::Cancelled), Exit::Vanished) => {
+            let message = format!("{command} was ended because its client went away or the daemon stopped");
+            (EXIT_FAILED, Reason::Cancelled, message)
+        }
+        (_, Exit::Exited(code)) => {
+            (code, Reason::Exited, format!("{command} exited with code {code}"))
+        }
+        (_, Exit::Signaled(signal)) => {
+            let name = nix::sys::signal::Signal::try_from(signal)
+                .map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
+            let code = 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX));
+            (code, Reason::Signal, format!("{command} was ended by {name}"))
+        }
+        (None, Exit::Vanished) => (
+            EXIT_FAILED,
+            Reason::Lost,
+            format!("the sandbox of {command} was killed from outside; how the command ended is not known"),
+        ),
+    }
+}
+
+/// Who the command will be: an ordinary user is itself; root names somebody, or is the owner of the first read-write mount.
+fn identity(
+    actor: &Actor,
+    definition: &CommandDefinition,
+    workspace: &Workspace,
+) -> Result<Identity, Error> {
+    if actor.uid != 0 {
+        match definition.user {
+            Some(user) if user.uid != actor.uid || user.gid.is_some_and(|gid| gid != actor.gid) => {
+                return Err(Error::Forbidden {
+                    message: format!(
+                        "run as user {}: only root may run as another user; leave out --user to run as yourself",
+                        user.uid
+                    ),
+                });
+            }
+            Some(_) | None => return Ok(Identity::unnamed(actor.uid, actor.gid)),
+        }
+    }
+    if let Some(user) = definition.user {
+        return Ok(Identity::unnamed(user.uid, user.gid.unwrap_or(user.uid)));
+    }
+    let first_writable = workspace
+        .mounts()
+        .iter()
+        .zip(&workspace.owners)
+        .find(|((_, mount), _)| mount.access == Access::ReadWrite);
+    let (uid, gid) = first_writable.map_or((0, 0), |(_, owner)| *owner);
+    Ok(Identity::unnamed(uid, gid))
+}
+
+fn run_as_root(run: &Run, definition: &CommandDefinition, workspace: &Workspace) -> bool {
+    identity(&run.owner, definition, workspace).is_ok_and(|user| user.uid == 0)
+}
+
+fn environment(
+    run: &Run,
+    home: &Path,
+    definition: &CommandDefinition,
+    contents: &Contents,
+) -> Result<Environment, Error> {
+    let term = definition.term.as_deref().map(OsStr::new);
+    let mut env = Environment::base(&run.workspace, run.id, home, term);
+    for (name, value) in contents.env().iter().chain(&definition.env) {
+        env.set(name.as_str(), value);
+    }
+    for name in &definition.secret_env {
+        let secret = contents.secret_entry(name).ok_or_else(|| Error::Invalid {
+            message: format!("--secret-env {name}: the workspace has no secret of that name; give it with --secret {name}=@FILE"),
+        })?;
+        if secret.value.expose().contains(&0) {
+            return Err(Error::Invalid {
+                message: format!("--secret-env {name}: the value holds a NUL byte, which no environment can; read it from /workspace/.belljar/secrets/{name}"),
+            });
+        }
+        env.set(name.as_str(), OsStr::from_bytes(secret.value.expose()));
+    }
+    Ok(env)
+}
+
+/// Mounts and serves the run's own `.belljar`, with secrets owned by the run's user.
+fn serve_control(workspace: &Workspace, run: RunId, user: &Identity) -> Result<Session, Error> {
+    let secrets = Secrets::OwnedBy { uid: user.uid, gid: user.gid };
+    let tree = ControlTree::new(workspace.contents.clone(), secrets);
+    let filesystem = ControlFilesystem::new(tree, run, workspace.runs.clone());
+    let served = Mounted::new(Purpose::Control)
+        .and_then(|mounted| mounted.serve(filesystem, 1, "control"));
+    served.map_err(|error| Error::Unavailable { message: chain(&error) })
+}
+
+/// Opens the run's own listener and gives a mount of its directory.
+fn open_door(
+    workspaces: &Workspaces,
+    run: &Run,
+    around: &mut Surroundings,
+) -> Result<OwnedFd, Error> {
+    let directory = &around.directory;
+    let failed = |source| Error::Io {
+        doing: format!("make the run's own socket below {}", directory.display()),
+        source,
+    };
+    // Open to the run's user; the directory above is the daemon's alone.
+    std::fs::DirBuilder::new().mode(0o755).create(directory).map_err(failed)?;
+    let scope = RunScope { run: run.id, workspace: run.workspace.clone(), owner: run.owner };
+    around.door = Some(workspaces.0.door.open(directory, scope).map_err(failed)?);
+    open_tree(nix::fcntl::AT_FDCWD, directory.as_path(), OpenTree::CLONE).map_err(failed)
+}
+
+fn clone_exposed(path: &Path, descriptor: &OwnedFd) -> Result<OwnedFd, Error> {
+    crate::sys::mount::detach(descriptor.as_fd(), c"").map_err(|source| Error::Io {
+        doing: format!("expose {}", path.display()),
+        source,
+    })
+}
+
+fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan) -> Error {
+    let command = plan.argv.first().map(|c| c.to_string_lossy()).unwrap_or_default();
+    let message = match failure.kind {
+        FailureKind::NotFound | FailureKind::NotExecutable => {
+            format!("run {command}: {}", failure.message)
+        }
+        FailureKind::Setup => format!("set up the sandbox for {command}: {failure}"),
+    };
+    Error::SetupFailed { message, exit_code: failure.kind.exit_code() }
+}
+
+/// An error with its causes, each said once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let text = source.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = source.source();
+    }
+    message
+}

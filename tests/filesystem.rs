@@ -1,0 +1,387 @@
+//! The workspace file system over a real FUSE mount, compared with the host directory behind it.
+
+use belljar::fuse::adapter::WorkspaceFilesystem;
+use belljar::fuse::session::{Mounted, Purpose, Session};
+use belljar::model::access::Access;
+use belljar::model::id::{RunId, SecretName};
+use belljar::policy::mount_table::{MountPoint, MountTable};
+use belljar::secret::SecretValue;
+use belljar::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
+use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
+use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
+use belljar::vfs::{Attribution, Parts, Vfs};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// What the observer heard, as short lines.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Heard {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    fn note(&self, line: String) {
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+fn place(at: &Location) -> String {
+    format!("{}:{}", at.mount, at.path.as_path().display())
+}
+
+impl WriteObserver for Heard {
+    fn dirtied(&self, _: FileKey, at: &Location, _: Writer) -> io::Result<Tracking> {
+        self.note(format!("dirtied {}", place(at)));
+        Ok(Tracking::Ignored)
+    }
+
+    fn closed(&self, _: FileKey, changed: bool) {
+        self.note(format!("closed {changed}"));
+    }
+
+    fn named(
+        &self,
+        _: FileKey,
+        from: Option<&Location>,
+        to: &Location,
+        _: Writer,
+        open: bool,
+    ) -> Tracking {
+        let from = from.map_or("-".to_owned(), place);
+        self.note(format!("named {from} {} open={open}", place(to)));
+        Tracking::Ignored
+    }
+
+    fn directory_moved(&self, from: &Location, to: &Location, _: Writer) {
+        self.note(format!("moved {} {}", place(from), place(to)));
+    }
+
+    fn removed(&self, at: &Location) {
+        self.note(format!("removed {}", place(at)));
+    }
+}
+
+struct NoRuns;
+
+impl Attribution for NoRuns {
+    fn run_of(&self, _: u32) -> Option<RunId> {
+        None
+    }
+}
+
+struct Control;
+
+impl ControlSource for Control {
+    fn environment(&self) -> Vec<u8> {
+        b"NAME=value\n".to_vec()
+    }
+
+    fn manifest(&self) -> Vec<u8> {
+        b"{}".to_vec()
+    }
+
+    fn secret_names(&self) -> Vec<SecretName> {
+        vec!["KEY".parse().unwrap()]
+    }
+
+    fn secret(&self, _: &SecretName) -> Option<SecretValue> {
+        SecretValue::new(b"value".to_vec()).ok()
+    }
+}
+
+fn clone_of(path: &Path, access: Access) -> OwnedFd {
+    let tree = open_tree(nix::fcntl::AT_FDCWD, path, OpenTree::CLONE | OpenTree::RECURSIVE)
+        .expect("clone the directory's mount: these tests need root or a user namespace");
+    let mut attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
+    if access == Access::ReadOnly {
+        attributes = attributes | MountAttr::READ_ONLY;
+    }
+    mount_setattr(&tree, "", true, attributes, true).expect("set attributes of the clone");
+    File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&tree.as_fd())))
+        .expect("open the clone")
+        .into()
+}
+
+/// A mounted workspace with `rw` and `ro`, and the directories behind them.
+struct Fixture {
+    host: tempfile::TempDir,
+    root: PathBuf,
+    heard: Arc<Heard>,
+    vfs: Arc<Vfs>,
+    session: Option<Session>,
+}
+
+impl Fixture {
+    fn new(passthrough: bool) -> Self {
+        Self::with_descriptors(passthrough, 1000)
+    }
+
+    fn with_descriptors(passthrough: bool, descriptors_max: usize) -> Self {
+        let host = tempfile::tempdir().unwrap();
+        for name in ["rw", "ro", "mnt"] {
+            fs::create_dir(host.path().join(name)).unwrap();
+        }
+        fs::write(host.path().join("ro/file"), "read me").unwrap();
+        let mount = |name: &str, access| MountPoint {
+            name: name.parse().unwrap(),
+            access,
+            host_path: host.path().join(name),
+            artifacts: true,
+        };
+        let heard = Arc::new(Heard::default());
+        let vfs = Arc::new(
+            Vfs::new(Parts {
+                mounts: MountTable::new(vec![
+                    mount("rw", Access::ReadWrite),
+                    mount("ro", Access::ReadOnly),
+                ])
+                .unwrap(),
+                directories: vec![
+                    clone_of(&host.path().join("rw"), Access::ReadWrite),
+                    clone_of(&host.path().join("ro"), Access::ReadOnly),
+                ],
+                control: ControlTree::new(Arc::new(Control), Secrets::Hidden),
+                observer: heard.clone(),
+                attribution: Arc::new(NoRuns),
+                descriptors_max,
+            })
+            .unwrap(),
+        );
+        let mounted = Mounted::new(Purpose::Workspace { stack_depth: u32::from(passthrough) })
+            .expect("mount FUSE: these tests need /dev/fuse and the privilege to mount");
+        assert_eq!(mounted.passthrough(), passthrough, "the kernel agreed to passthrough");
+        let filesystem = WorkspaceFilesystem::new(vfs.clone(), mounted.passthrough());
+        let mut session = mounted.serve(filesystem, 2, "test").unwrap();
+        let root = host.path().join("mnt");
+        session.attach(&root).unwrap();
+        Self { host, root, heard, vfs, session: Some(session) }
+    }
+
+    fn rw(&self, path: &str) -> PathBuf {
+        self.root.join("rw").join(path)
+    }
+
+    fn host(&self, path: &str) -> PathBuf {
+        self.host.path().join("rw").join(path)
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+    }
+}
+
+/// Both ways in which data can travel must show the same behaviour.
+fn both(check: impl Fn(Fixture)) {
+    check(Fixture::new(true));
+    check(Fixture::new(false));
+}
+
+fn errno(result: io::Result<impl Sized>) -> i32 {
+    result.err().expect("must be refused").raw_os_error().expect("an errno")
+}
+
+#[test]
+fn the_root_shows_the_mount_points_and_the_control_directory() {
+    both(|f| {
+        let mut names: Vec<_> =
+            fs::read_dir(&f.root).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".belljar", "ro", "rw"]);
+        assert_eq!(fs::read_to_string(f.root.join(".belljar/env")).unwrap(), "NAME=value\n");
+        assert_eq!(errno(fs::metadata(f.root.join(".belljar/secrets"))), libc_errno("ENOENT"));
+        assert_eq!(errno(fs::write(f.root.join("x"), "")), libc_errno("EROFS"));
+        assert_eq!(errno(fs::create_dir(f.root.join("x"))), libc_errno("EROFS"));
+        assert_eq!(errno(fs::remove_dir(f.root.join("rw"))), libc_errno("EROFS"));
+        assert_eq!(errno(fs::write(f.root.join(".belljar/env"), "")), libc_errno("EROFS"));
+    });
+}
+
+fn libc_errno(name: &str) -> i32 {
+    use nix::errno::Errno;
+    (match name {
+        "ENOENT" => Errno::ENOENT,
+        "EROFS" => Errno::EROFS,
+        "EXDEV" => Errno::EXDEV,
+        "EPERM" => Errno::EPERM,
+        "EEXIST" => Errno::EEXIST,
+        "ENOTEMPTY" => Errno::ENOTEMPTY,
+        other => panic!("name {other} here"),
+    }) as i32
+}
+
+#[test]
+fn what_is_written_is_on_the_host_and_the_other_way_round() {
+    both(|f| {
+        fs::write(f.rw("a"), "inside").unwrap();
+        assert_eq!(fs::read(f.host("a")).unwrap(), b"inside");
+        fs::write(f.host("b"), "outside").unwrap();
+        assert_eq!(fs::read(f.rw("b")).unwrap(), b"outside");
+
+        let big: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7) as u8).collect();
+        fs::write(f.rw("big"), &big).unwrap();
+        assert!(fs::read(f.host("big")).unwrap() == big);
+        assert!(fs::read(f.rw("big")).unwrap() == big);
+
+        let mut file = OpenOptions::new().append(true).read(true).open(f.rw("a")).unwrap();
+        file.write_all(b" and more").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "inside and more");
+
+        let file = OpenOptions::new().write(true).truncate(true).open(f.rw("a")).unwrap();
+        file.write_all_at(b"x", 10).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(fs::metadata(f.host("a")).unwrap().len(), 11);
+        file.set_len(3).unwrap();
+        assert_eq!(fs::read(f.host("a")).unwrap(), [0, 0, 0]);
+    });
+}
+
+#[test]
+fn names_and_attributes_change_as_on_the_host() {
+    both(|f| {
+        fs::create_dir_all(f.rw("d/e")).unwrap();
+        fs::write(f.rw("d/e/x"), "1").unwrap();
+        fs::rename(f.rw("d/e/x"), f.rw("y")).unwrap();
+        assert!(f.host("y").exists() && !f.host("d/e/x").exists());
+        fs::hard_link(f.rw("y"), f.rw("z")).unwrap();
+        assert_eq!(fs::metadata(f.host("z")).unwrap().nlink(), 2);
+        assert_eq!(fs::metadata(f.rw("z")).unwrap().ino(), fs::metadata(f.rw("y")).unwrap().ino());
+        symlink("y", f.rw("s")).unwrap();
+        assert_eq!(fs::read_link(f.host("s")).unwrap(), Path::new("y"));
+        assert_eq!(fs::read(f.rw("s")).unwrap(), b"1");
+        fs::remove_file(f.rw("y")).unwrap();
+        assert!(!f.host("y").exists());
+        assert_eq!(errno(fs::remove_dir(f.rw("d"))), libc_errno("ENOTEMPTY"));
+        fs::remove_dir_all(f.rw("d")).unwrap();
+        assert!(!f.host("d").exists());
+
+        fs::set_permissions(f.rw("z"), fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(fs::metadata(f.host("z")).unwrap().mode() & 0o7777, 0o640);
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(12345);
+        let file = OpenOptions::new().write(true).open(f.rw("z")).unwrap();
+        file.set_modified(time).unwrap();
+        assert_eq!(fs::metadata(f.host("z")).unwrap().mtime(), 12345);
+        assert_eq!(fs::metadata(f.rw("z")).unwrap().mtime(), 12345);
+
+        let refused = fs::set_permissions(f.rw("z"), fs::Permissions::from_mode(0o4755));
+        assert_eq!(errno(refused), libc_errno("EPERM"));
+        assert_eq!(errno(fs::rename(f.rw("z"), f.root.join("ro/z"))), libc_errno("EROFS"));
+        assert_eq!(errno(fs::hard_link(f.root.join("ro/file"), f.rw("l"))), libc_errno("EXDEV"));
+        let exclusive = OpenOptions::new().write(true).create_new(true).open(f.rw("z"));
+        assert_eq!(errno(exclusive), libc_errno("EEXIST"));
+    });
+}
+
+#[test]
+fn a_removed_file_lives_while_it_is_open() {
+    both(|f| {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(f.rw("gone"))
+            .unwrap();
+        file.write_all(b"still here").unwrap();
+        fs::remove_file(f.rw("gone")).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "still here");
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+    });
+}
+
+#[test]
+fn a_directory_of_many_files_is_listed_whole_with_few_descriptors() {
+    let f = Fixture::with_descriptors(true, 16);
+    for i in 0..3000 {
+        fs::write(f.host(&format!("file-{i:04}")), format!("{i}")).unwrap();
+    }
+    let mut names: Vec<_> = fs::read_dir(f.rw(""))
+        .unwrap()
+        .map(|e| {
+            let e = e.unwrap();
+            assert!(e.metadata().unwrap().is_file());
+            e.file_name().into_string().unwrap()
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 3000);
+    assert_eq!(names[2999], "file-2999");
+    for i in (0..3000).step_by(97) {
+        assert_eq!(fs::read_to_string(f.rw(&format!("file-{i:04}"))).unwrap(), i.to_string());
+    }
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 500, "{open} descriptors are open");
+    // Inode numbers are the same after everything was forgotten.
+    let before = fs::metadata(f.rw("file-0000")).unwrap().ino();
+    fs::write("/proc/sys/vm/drop_caches", "2").expect("drop the kernel's caches as root");
+    assert_eq!(fs::metadata(f.rw("file-0000")).unwrap().ino(), before);
+}
+
+#[test]
+fn the_observer_hears_of_each_write_once() {
+    both(|f| {
+        let settle = || std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::write(f.rw("a"), "1").unwrap();
+        settle(); // RELEASE is sent after close has returned.
+        assert_eq!(f.heard.take(), ["dirtied rw:a", "closed true"]);
+
+        fs::read(f.rw("a")).unwrap();
+        settle();
+        assert!(f.heard.take().is_empty());
+
+        drop(OpenOptions::new().read(true).write(true).open(f.rw("a")).unwrap());
+        settle();
+        assert_eq!(f.heard.take(), ["dirtied rw:a", "closed false"]);
+
+        fs::rename(f.rw("a"), f.rw("b")).unwrap();
+        assert_eq!(f.heard.take(), ["named rw:a rw:b open=false"]);
+
+        fs::create_dir(f.rw("d")).unwrap();
+        fs::rename(f.rw("d"), f.rw("e")).unwrap();
+        assert_eq!(f.heard.take(), ["moved rw:d rw:e"]);
+
+        fs::hard_link(f.rw("b"), f.rw("e/c")).unwrap();
+        assert_eq!(f.heard.take(), ["named - rw:e/c open=false"]);
+
+        fs::remove_file(f.rw("b")).unwrap();
+        assert_eq!(f.heard.take(), ["removed rw:b"]);
+
+        nix::unistd::truncate(&f.rw("e/c"), 5).unwrap();
+        settle();
+        assert_eq!(f.heard.take(), ["dirtied rw:e/c", "closed true"]);
+        assert_eq!(fs::metadata(f.host("e/c")).unwrap().len(), 5);
+    });
+}
+
+#[test]
+fn the_source_finds_a_followed_file_under_its_present_name() {
+    let f = Fixture::new(true);
+    fs::create_dir(f.rw("d")).unwrap();
+    fs::write(f.rw("d/a"), "content").unwrap();
+    let key = FileKey(fs::metadata(f.rw("d/a")).unwrap().ino());
+    assert_eq!(place(&f.vfs.location(key).unwrap()), "rw:d/a");
+    fs::rename(f.rw("d"), f.rw("e")).unwrap();
+    assert_eq!(place(&f.vfs.location(key).unwrap()), "rw:e/a");
+    let mut text = String::new();
+    FileSource::open(&*f.vfs, key).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    fs::write(f.rw("b"), "other").unwrap();
+    fs::rename(f.rw("b"), f.rw("e/a")).unwrap();
+    assert!(f.vfs.location(key).is_none(), "the name belongs to another file");
+}
