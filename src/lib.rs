@@ -5,7 +5,10 @@
 #![warn(missing_debug_implementations)]
 
 pub mod model;
+pub mod storage;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod wire;
-pub mod vfs { pub mod observer; }
+pub mod vfs {
+    pub mod observer;
+}
