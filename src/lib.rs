@@ -5,11 +5,13 @@
 // A panic aborts the daemon. `expect` says which invariant makes it impossible; `unwrap` says nothing.
 #![warn(clippy::unwrap_used)]
 
+pub mod artifact;
 pub mod fuse;
 pub mod model;
 pub mod policy;
 pub mod sandbox;
 pub mod secret;
+pub mod storage;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod vfs;

@@ -10,5 +10,6 @@ pub mod handle;
 pub mod loopback;
 pub mod mount;
 pub mod namespace;
+pub mod openat2;
 pub mod packet;
 pub mod process;

@@ -1,0 +1,61 @@
+//! Brings a SQLite catalog to the present schema.
+//!
+//! `PRAGMA user_version` counts the applied steps. It is read and written inside one IMMEDIATE transaction, so that of
+//! several processes that start at once one applies the steps and the others find them applied. refinery reads
+//! what was applied in one deferred transaction and applies the rest in another, which is not safe in that case
+//! (refinery-core 0.10: drivers/rusqlite.rs).
+
+use super::CatalogError;
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Every step in order. A step that was released is never edited; the next one is appended.
+const STEPS: &[&str] = &[include_str!("schema/sqlite/0001_artifacts.sql")];
+
+/// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.
+const APPLICATION_ID: i32 = 0x426c_6a61;
+
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {
+    let known = i64::try_from(STEPS.len()).expect("the number of steps is small");
+    let sql = |source| CatalogError::Sql { doing: "bring the schema up to date", source };
+    let version = |connection: &Connection| {
+        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(sql)
+    };
+    if version(connection)? == known {
+        return Ok(());
+    }
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    let found = version(&transaction)?;
+    if found > known {
+        return Err(CatalogError::NewerSchema { found, known });
+    }
+    let done = usize::try_from(found).map_err(|_| CatalogError::Damaged {
+        what: format!("schema number {found} is negative"),
+    })?;
+    for step in STEPS.iter().skip(done) {
+        transaction.execute_batch(step).map_err(sql)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
+    transaction.pragma_update(None, "user_version", known).map_err(sql)?;
+    transaction.commit().map_err(sql)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut connection = Connection::open_in_memory().expect("open");
+        migrate(&mut connection).expect("first");
+        migrate(&mut connection).expect("second");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let mut connection = Connection::open_in_memory().expect("open");
+        connection.pragma_update(None, "user_version", 99).expect("set");
+        let error = migrate(&mut connection).expect_err("refused");
+        assert!(matches!(error, CatalogError::NewerSchema { found: 99, .. }), "{error}");
+    }
+}

@@ -1,0 +1,418 @@
+//! The embedded catalog: one SQLite file that several processes use at the same time.
+//!
+//! Write-ahead logging, so that readers and the one writer do not wait for each other; every write is one IMMEDIATE
+//! transaction, so that it never has to give up half-way because it read first (sqlite.org/lang_transaction, SQLITE_BUSY
+//! on upgrade). `synchronous=FULL`: a commit is on the disk when it returns.
+//!
+//! Locking: `writer` and `reader` are held for the length of one call and never both.
+
+use super::{CatalogError, migrate};
+use crate::model::artifact::{ArtifactState, ArtifactType};
+use crate::model::digest::Digest;
+use crate::model::id::{ArtifactId, RunId};
+use crate::model::path::VirtualPath;
+use crate::storage::{
+    Catalog, Filter, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
+};
+use jiff::Timestamp;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a call waits for another process's transaction before it answers SQLITE_BUSY, which callers retry.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long opening is tried: changing a fresh file to write-ahead logging answers SQLITE_BUSY without waiting when
+/// several processes do it at once.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+const COLUMNS: &str = "v.pk, a.id, v.number, a.owner_uid, a.host_path, v.workspace, v.mount, v.path, v.run, \
+     v.graph_id, v.node_id, v.type, v.state, v.size, v.digest, v.content_kept, v.closes, v.metadata, v.created_at, \
+     v.updated_at";
+
+/// A catalog in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteCatalog {
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+}
+
+impl SqliteCatalog {
+    /// Opens the file, makes it when it is missing and brings its schema up to date.
+    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+        let give_up = Instant::now() + OPEN_TIMEOUT;
+        loop {
+            match Self::try_open(path) {
+                Err(error) if error.is_transient() && Instant::now() < give_up => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, CatalogError> {
+        let mut writer = connect(path)?;
+        migrate::migrate(&mut writer)?;
+        let reader = connect(path)?;
+        reader
+            .pragma_update(None, "query_only", true)
+            .map_err(|source| CatalogError::Open { path: path.to_owned(), source })?;
+        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    /// Runs `act` in one IMMEDIATE transaction and commits it.
+    fn write<T>(
+        &self,
+        doing: &'static str,
+        act: impl FnOnce(&Transaction) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let mut writer = lock(&self.writer);
+        let transaction =
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
+        let outcome = act(&transaction)?;
+        transaction.commit().map_err(sql(doing))?;
+        Ok(outcome)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, CatalogError> {
+    let connect = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.set_prepared_statement_cache_capacity(32);
+        Ok(connection)
+    };
+    connect().map_err(|source| CatalogError::Open { path: path.to_owned(), source })
+}
+
+/// A panic aborts the process, so that a poisoned lock cannot be met.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sql(doing: &'static str) -> impl Fn(rusqlite::Error) -> CatalogError {
+    move |source| CatalogError::Sql { doing, source }
+}
+
+/// SQLite integers are signed; sizes and numbers beyond that do not exist on any file system.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Catalog for SqliteCatalog {
+    fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
+        const DOING: &str = "register versions";
+        self.write(DOING, |transaction| {
+            batch.iter().map(|new| register(transaction, new).map_err(sql(DOING))).collect()
+        })
+    }
+
+    fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError> {
+        let mut text = format!(
+            "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE v.state = ?"
+        );
+        let mut values = vec![Value::from(filter.state.as_str().to_owned())];
+        if !filter.all_versions {
+            text.push_str(" AND v.number = a.latest");
+        }
+        let wanted = [
+            (" AND a.owner_uid = ?", owner.map(Value::from)),
+            (" AND v.pk < ?", filter.after.map(Value::from)),
+            (" AND v.type = ?", filter.artifact_type.clone().map(Value::from)),
+            (" AND v.graph_id = ?", filter.graph.clone().map(Value::from)),
+            (
+                " AND v.workspace = ?",
+                filter.workspace.clone().map(|w| Value::from(String::from(w))),
+            ),
+            (
+                " AND v.pk IN (SELECT version FROM produced WHERE run = ?)",
+                filter.run.map(|run| Value::from(run.as_uuid().as_bytes().to_vec())),
+            ),
+            (" AND v.created_at >= ?", filter.since.map(|t| Value::from(t.as_microsecond()))),
+            (" AND v.created_at < ?", filter.before.map(|t| Value::from(t.as_microsecond()))),
+        ];
+        for (condition, value) in wanted {
+            if let Some(value) = value {
+                text.push_str(condition);
+                values.push(value);
+            }
+        }
+        // One more than asked for tells whether there is a next page.
+        text.push_str(" ORDER BY v.pk DESC LIMIT ?");
+        values.push(Value::from(i64::from(filter.limit) + 1));
+
+        let reader = lock(&self.reader);
+        let mut rows =
+            select(&reader, "list artifacts", &text, rusqlite::params_from_iter(values))?;
+        let more = rows.len() > filter.limit as usize;
+        rows.truncate(filter.limit as usize);
+        let next = rows.last().filter(|_| more).map(|(pk, _)| *pk);
+        Ok(VersionPage { rows: rows.into_iter().map(|(_, row)| row).collect(), next })
+    }
+
+    fn find(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        which: Which,
+    ) -> Result<Option<VersionRow>, CatalogError> {
+        Ok(find(&lock(&self.reader), owner, id, which)?.map(|(_, row)| row))
+    }
+
+    fn change_state(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        selected: Selected,
+        next: ArtifactState,
+    ) -> Result<Option<VersionRow>, CatalogError> {
+        const DOING: &str = "change the state of an artifact";
+        self.write(DOING, |transaction| {
+            let which = match selected {
+                Selected::Every => Which::Latest,
+                Selected::One(which) => which,
+            };
+            let Some(latest) = find(transaction, owner, id, which)? else { return Ok(None) };
+            let candidates = match selected {
+                Selected::One(_) => vec![latest.clone()],
+                Selected::Every => select(
+                    transaction,
+                    DOING,
+                    &format!(
+                        "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE a.id = ? \
+                         ORDER BY v.number"
+                    ),
+                    [id.as_uuid().as_bytes()],
+                )?,
+            };
+            let mut moved = None;
+            for (pk, row) in candidates {
+                if row.state.may_become(next) {
+                    transaction
+                        .execute(
+                            "UPDATE version SET state = ?, updated_at = ? WHERE pk = ?",
+                            params![next.as_str(), Timestamp::now().as_microsecond(), pk],
+                        )
+                        .map_err(sql(DOING))?;
+                    moved = Some(row.number);
+                }
+            }
+            let Some(number) = moved else {
+                let (_, row) = latest;
+                return Err(CatalogError::IllegalTransition {
+                    id,
+                    number: row.number,
+                    from: row.state,
+                    to: next,
+                });
+            };
+            transaction
+                .execute(
+                    "UPDATE artifact SET latest = coalesce( \
+                         (SELECT max(number) FROM version WHERE artifact = pk_of.pk AND state <> 'DELETED'), \
+                         (SELECT max(number) FROM version WHERE artifact = pk_of.pk)) \
+                     FROM (SELECT pk FROM artifact WHERE id = ?1) AS pk_of WHERE artifact.pk = pk_of.pk",
+                    [id.as_uuid().as_bytes()],
+                )
+                .map_err(sql(DOING))?;
+            Ok(find(transaction, owner, id, Which::Number(number))?.map(|(_, row)| row))
+        })
+    }
+
+    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM produced p JOIN version v ON v.pk = p.version JOIN artifact a ON a.pk = v.artifact \
+             WHERE p.run = ? ORDER BY v.pk LIMIT ?"
+        );
+        let reader = lock(&self.reader);
+        let rows = select(
+            &reader,
+            "list a run's artifacts",
+            &text,
+            params![run.as_uuid().as_bytes(), limit],
+        )?;
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
+/// The latest version of a file that is registered already.
+struct Known {
+    artifact: i64,
+    version: i64,
+    number: i64,
+    ready: bool,
+    digest: Digest,
+    content_kept: bool,
+    highest: i64,
+}
+
+fn register(transaction: &Transaction, new: &NewVersion) -> rusqlite::Result<Registered> {
+    let now = new.captured_at.as_microsecond();
+    let known = transaction
+        .prepare_cached(
+            "SELECT a.pk, v.pk, v.number, v.state, v.digest, v.content_kept, \
+                 (SELECT max(number) FROM version WHERE artifact = a.pk) \
+             FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
+             WHERE a.owner_uid = ? AND a.host_path = ?",
+        )?
+        .query_row(params![new.owner_uid, new.host_path], |row| {
+            Ok(Known {
+                artifact: row.get(0)?,
+                version: row.get(1)?,
+                number: row.get(2)?,
+                ready: row.get_ref(3)?.as_str()? == ArtifactState::Ready.as_str(),
+                digest: Digest::from_bytes(row.get(4)?),
+                content_kept: row.get(5)?,
+                highest: row.get(6)?,
+            })
+        })
+        .optional()?;
+    if let Some(known) = &known
+        && known.ready
+        && known.digest == new.digest
+        // A content that was too large before and is kept under today's settings is worth a version.
+        && (known.content_kept || !new.content_kept)
+    {
+        note_producer(transaction, new, known.version)?;
+        return Ok(Registered::Unchanged(known.number.unsigned_abs()));
+    }
+    let (artifact, number) = match known {
+        Some(Known { artifact, highest, .. }) => {
+            let number = highest + 1;
+            transaction
+                .prepare_cached("UPDATE artifact SET latest = ? WHERE pk = ?")?
+                .execute([number, artifact])?;
+            (artifact, number)
+        }
+        None => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, 1, ?)",
+                )?
+                .execute(params![
+                    ArtifactId::generate().as_uuid().as_bytes(),
+                    new.owner_uid,
+                    new.host_path,
+                    now
+                ])?;
+            (transaction.last_insert_rowid(), 1)
+        }
+    };
+    transaction
+        .prepare_cached(
+            "INSERT INTO version (artifact, number, type, state, size, digest, content_kept, closes, workspace, mount, \
+                 path, run, graph_id, node_id, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)",
+        )?
+        .execute(params![
+            artifact,
+            number,
+            new.artifact_type.as_str(),
+            ArtifactState::Ready.as_str(),
+            integer(new.size),
+            new.digest.as_bytes(),
+            new.content_kept,
+            integer(new.closes),
+            new.workspace.as_str(),
+            new.mount.as_str(),
+            new.path.as_bytes(),
+            new.run.as_ref().map(|run| *run.as_uuid().as_bytes()),
+            new.graph_id,
+            new.node_id,
+            now
+        ])?;
+    note_producer(transaction, new, transaction.last_insert_rowid())?;
+    Ok(Registered::Version(number.unsigned_abs()))
+}
+
+fn note_producer(
+    transaction: &Transaction,
+    new: &NewVersion,
+    version: i64,
+) -> rusqlite::Result<()> {
+    if let Some(run) = &new.run {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO produced (run, version) VALUES (?, ?)")?
+            .execute(params![run.as_uuid().as_bytes(), version])?;
+    }
+    Ok(())
+}
+
+fn find(
+    connection: &Connection,
+    owner: Option<u32>,
+    id: ArtifactId,
+    which: Which,
+) -> Result<Option<(i64, VersionRow)>, CatalogError> {
+    let number = match which {
+        Which::Latest => None,
+        Which::Number(number) => Some(integer(number)),
+    };
+    let text = format!(
+        "SELECT {COLUMNS} FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = coalesce(?3, a.latest) \
+         WHERE a.id = ?1 AND (?2 IS NULL OR a.owner_uid = ?2)"
+    );
+    let id = id.as_uuid();
+    let parameters = params![id.as_bytes(), owner, number];
+    Ok(select(connection, "look up an artifact", &text, parameters)?.pop())
+}
+
+fn select(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<(i64, VersionRow)>, CatalogError> {
+    let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
+    let mut rows = statement.query(parameters).map_err(sql(doing))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(sql(doing))? {
+        found.push(read(row, doing)?);
+    }
+    Ok(found)
+}
+
+fn read(row: &Row, doing: &'static str) -> Result<(i64, VersionRow), CatalogError> {
+    fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, CatalogError> {
+        parsed.map_err(|error| CatalogError::Damaged { what: error.to_string() })
+    }
+    fn uuid<T: std::str::FromStr<Err = crate::model::id::InvalidId>>(
+        bytes: [u8; 16],
+    ) -> Result<T, CatalogError> {
+        parse(uuid::Uuid::from_bytes(bytes).to_string().parse())
+    }
+    let text = |index| row.get::<_, String>(index).map_err(sql(doing));
+    let number = |index| row.get::<_, i64>(index).map_err(sql(doing));
+    let bytes = |index| row.get::<_, Vec<u8>>(index).map_err(sql(doing));
+    let time = |index| parse(Timestamp::from_microsecond(number(index)?));
+    let run: Option<[u8; 16]> = row.get(8).map_err(sql(doing))?;
+    let version = VersionRow {
+        id: uuid(row.get(1).map_err(sql(doing))?)?,
+        number: number(2)?.unsigned_abs(),
+        owner_uid: row.get(3).map_err(sql(doing))?,
+        host_path: bytes(4)?,
+        workspace: parse(text(5)?.parse())?,
+        mount: parse(text(6)?.parse())?,
+        path: parse(VirtualPath::parse(Path::new(std::ffi::OsStr::from_bytes(&bytes(7)?))))?,
+        run: run.map(uuid).transpose()?,
+        graph_id: row.get(9).map_err(sql(doing))?,
+        node_id: row.get(10).map_err(sql(doing))?,
+        artifact_type: ArtifactType::new(text(11)?),
+        state: parse(text(12)?.parse())?,
+        size: number(13)?.unsigned_abs(),
+        digest: Digest::from_bytes(row.get(14).map_err(sql(doing))?),
+        content_kept: row.get(15).map_err(sql(doing))?,
+        closes: number(16)?.unsigned_abs(),
+        metadata: parse(serde_json::from_str(&text(17)?))?,
+        created_at: time(18)?,
+        updated_at: time(19)?,
+    };
+    Ok((number(0)?, version))
+}

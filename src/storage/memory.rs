@@ -1,0 +1,259 @@
+//! Contents and rows in memory, behind the same contracts: for tests that need no disk.
+//!
+//! Locking: each store has one lock, held for the length of one call.
+
+use super::{
+    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Filter, NewVersion,
+    Registered, Selected, VersionPage, VersionRow, Which,
+};
+use crate::model::artifact::ArtifactState;
+use crate::model::digest::Digest;
+use crate::model::id::{ArtifactId, RunId};
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Contents in a map.
+#[derive(Debug, Default)]
+pub struct MemoryBlobs {
+    contents: Mutex<HashMap<Digest, Vec<u8>>>,
+}
+
+impl BlobStore for MemoryBlobs {
+    fn begin(&self) -> Result<Box<dyn BlobBatch + '_>, BlobError> {
+        Ok(Box::new(MemoryBatch { store: self, staged: Vec::new() }))
+    }
+
+    fn open(&self, digest: &Digest) -> Result<File, BlobError> {
+        let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let content = contents.get(digest).ok_or(BlobError::Missing { digest: *digest })?;
+        let file = || {
+            let memory =
+                nix::sys::memfd::memfd_create(c"content", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+            let mut file = File::from(memory);
+            file.write_all(content)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        file().map_err(|source| BlobError::Store {
+            doing: "open a content",
+            path: "memory".into(),
+            source,
+        })
+    }
+}
+
+struct MemoryBatch<'a> {
+    store: &'a MemoryBlobs,
+    staged: Vec<(Digest, Vec<u8>)>,
+}
+
+impl BlobBatch for MemoryBatch<'_> {
+    fn writer(&mut self) -> Result<Box<dyn BlobWriter + '_>, BlobError> {
+        Ok(Box::new(MemoryWriter { staged: &mut self.staged, bytes: Vec::new() }))
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), BlobError> {
+        let mut contents = self.store.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.extend(self.staged);
+        Ok(())
+    }
+}
+
+struct MemoryWriter<'a> {
+    staged: &'a mut Vec<(Digest, Vec<u8>)>,
+    bytes: Vec<u8>,
+}
+
+impl Write for MemoryWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl BlobWriter for MemoryWriter<'_> {
+    fn keep(self: Box<Self>, digest: &Digest) -> Result<(), BlobError> {
+        self.staged.push((*digest, self.bytes));
+        Ok(())
+    }
+}
+
+/// Rows in a vector, in the order of registration.
+#[derive(Debug, Default)]
+pub struct MemoryCatalog {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    rows: Vec<VersionRow>,
+    /// Runs and the positions of the rows they produced.
+    produced: BTreeSet<(RunId, usize)>,
+}
+
+impl Tables {
+    fn latest(&self, id: ArtifactId) -> Option<usize> {
+        let of_artifact = || self.rows.iter().enumerate().filter(|(_, row)| row.id == id);
+        of_artifact()
+            .filter(|(_, row)| row.state != ArtifactState::Deleted)
+            .max_by_key(|(_, row)| row.number)
+            .or_else(|| of_artifact().max_by_key(|(_, row)| row.number))
+            .map(|(position, _)| position)
+    }
+
+    fn find(&self, owner: Option<u32>, id: ArtifactId, which: Which) -> Option<usize> {
+        let position = match which {
+            Which::Latest => self.latest(id),
+            Which::Number(number) => {
+                self.rows.iter().position(|row| row.id == id && row.number == number)
+            }
+        }?;
+        owner.is_none_or(|owner| self.rows[position].owner_uid == owner).then_some(position)
+    }
+
+    fn register(&mut self, new: &NewVersion) -> Registered {
+        let known = self
+            .rows
+            .iter()
+            .find(|row| row.owner_uid == new.owner_uid && row.host_path == new.host_path)
+            .map(|row| row.id);
+        let latest = known.and_then(|id| self.latest(id));
+        if let Some(latest) = latest {
+            let row = &self.rows[latest];
+            if row.state == ArtifactState::Ready
+                && row.digest == new.digest
+                && (row.content_kept || !new.content_kept)
+            {
+                let number = row.number;
+                self.produced.extend(new.run.map(|run| (run, latest)));
+                return Registered::Unchanged(number);
+            }
+        }
+        let highest =
+            self.rows.iter().filter(|row| Some(row.id) == known).map(|row| row.number).max();
+        let number = highest.unwrap_or(0) + 1;
+        self.produced.extend(new.run.map(|run| (run, self.rows.len())));
+        self.rows.push(VersionRow {
+            id: known.unwrap_or_else(ArtifactId::generate),
+            number,
+            owner_uid: new.owner_uid,
+            host_path: new.host_path.clone(),
+            workspace: new.workspace.clone(),
+            mount: new.mount.clone(),
+            path: new.path.clone(),
+            run: new.run,
+            graph_id: new.graph_id.clone(),
+            node_id: new.node_id.clone(),
+            artifact_type: new.artifact_type.clone(),
+            state: ArtifactState::Ready,
+            size: new.size,
+            digest: new.digest,
+            content_kept: new.content_kept,
+            closes: new.closes,
+            metadata: serde_json::Map::new(),
+            created_at: new.captured_at,
+            updated_at: new.captured_at,
+        });
+        Registered::Version(number)
+    }
+
+    fn matches(&self, position: usize, owner: Option<u32>, filter: &Filter) -> bool {
+        fn same<T: PartialEq>(wanted: &Option<T>, found: Option<&T>) -> bool {
+            wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
+        }
+        let row = &self.rows[position];
+        row.state == filter.state
+            && owner.is_none_or(|owner| row.owner_uid == owner)
+            && (filter.all_versions || self.latest(row.id) == Some(position))
+            && same(&filter.artifact_type, Some(&row.artifact_type.as_str().to_owned()))
+            && same(&filter.graph, row.graph_id.as_ref())
+            && same(&filter.workspace, Some(&row.workspace))
+            && filter.run.is_none_or(|run| self.produced.contains(&(run, position)))
+            && filter.since.is_none_or(|since| row.created_at >= since)
+            && filter.before.is_none_or(|before| row.created_at < before)
+            && filter.after.is_none_or(|after| (position as i64) < after)
+    }
+}
+
+impl MemoryCatalog {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Catalog for MemoryCatalog {
+    fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
+        let mut tables = self.tables();
+        Ok(batch.iter().map(|new| tables.register(new)).collect())
+    }
+
+    fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError> {
+        let tables = self.tables();
+        let mut found: Vec<usize> =
+            (0..tables.rows.len()).rev().filter(|&p| tables.matches(p, owner, filter)).collect();
+        let more = found.len() > filter.limit as usize;
+        found.truncate(filter.limit as usize);
+        let next = found.last().filter(|_| more).map(|&position| position as i64);
+        Ok(VersionPage { rows: found.into_iter().map(|p| tables.rows[p].clone()).collect(), next })
+    }
+
+    fn find(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        which: Which,
+    ) -> Result<Option<VersionRow>, CatalogError> {
+        let tables = self.tables();
+        Ok(tables.find(owner, id, which).map(|position| tables.rows[position].clone()))
+    }
+
+    fn change_state(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        selected: Selected,
+        next: ArtifactState,
+    ) -> Result<Option<VersionRow>, CatalogError> {
+        let mut tables = self.tables();
+        let which = match selected {
+            Selected::Every => Which::Latest,
+            Selected::One(which) => which,
+        };
+        let Some(found) = tables.find(owner, id, which) else { return Ok(None) };
+        let mut moved = None;
+        for position in 0..tables.rows.len() {
+            let row = &mut tables.rows[position];
+            let meant = row.id == id && (selected == Selected::Every || position == found);
+            if meant && row.state.may_become(next) {
+                row.state = next;
+                row.updated_at = Timestamp::now();
+                moved = Some(position);
+            }
+        }
+        match moved {
+            Some(position) => Ok(Some(tables.rows[position].clone())),
+            None => Err(CatalogError::IllegalTransition {
+                id,
+                number: tables.rows[found].number,
+                from: tables.rows[found].state,
+                to: next,
+            }),
+        }
+    }
+
+    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
+        let tables = self.tables();
+        let produced = tables.produced.iter().filter(|(producer, _)| *producer == run);
+        Ok(produced
+            .take(limit as usize)
+            .map(|(_, position)| tables.rows[*position].clone())
+            .collect())
+    }
+}

@@ -1,0 +1,198 @@
+//! Where artifacts are kept: the two contracts, [`BlobStore`] for contents and [`Catalog`] for rows.
+//!
+//! Both are synchronous and may block for as long as a disk or a lock takes. They are called from threads that may
+//! block (the registrar's, or a blocking pool), never from a thread that serves the kernel and never from an async
+//! task. Several processes use the same store and the same catalog at the same time.
+//!
+//! The order that makes a crash harmless is kept by the caller: content first ([`BlobBatch::commit`]), rows second
+//! ([`Catalog::register`]), acknowledgement last. A content without a row is garbage; a row without a content cannot be.
+
+pub mod blob;
+pub mod catalog;
+pub mod memory;
+
+#[cfg(test)]
+mod contract;
+
+use crate::model::artifact::{ArtifactState, ArtifactType};
+use crate::model::digest::Digest;
+use crate::model::id::{ArtifactId, MountName, RunId, WorkspaceId};
+use crate::model::path::VirtualPath;
+use jiff::Timestamp;
+use std::fs::File;
+use std::io::{self, Write};
+
+pub use blob::BlobError;
+pub use catalog::CatalogError;
+
+/// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
+pub trait BlobStore: Send + Sync {
+    /// Starts a group of contents that become durable together, because a disk makes a hundred durable for the price of one.
+    fn begin(&self) -> Result<Box<dyn BlobBatch + '_>, BlobError>;
+
+    /// Opens a content for reading.
+    fn open(&self, digest: &Digest) -> Result<File, BlobError>;
+}
+
+/// A group of contents on their way. Dropping it forgets what was not committed.
+pub trait BlobBatch {
+    /// Takes one content.
+    fn writer(&mut self) -> Result<Box<dyn BlobWriter + '_>, BlobError>;
+
+    /// Makes every kept content durable. After an error none of them may be relied on; staging them again is harmless.
+    fn commit(self: Box<Self>) -> Result<(), BlobError>;
+}
+
+/// One content on its way. Dropping it forgets the content.
+pub trait BlobWriter: Write {
+    /// The content is whole and has this digest; it becomes part of the batch.
+    fn keep(self: Box<Self>, digest: &Digest) -> Result<(), BlobError>;
+}
+
+/// What artifacts exist, and their versions.
+pub trait Catalog: Send + Sync {
+    /// Registers the batch in one transaction: all or nothing, durable when it returns. Answers in the same order.
+    ///
+    /// The file is found by owner and host path; version numbers are given inside the transaction, so that two
+    /// processes never give the same. When the latest version is READY and has the same digest, no version is added and
+    /// the run is noted as one that produced it: registering the same thing twice, as after a crash, leaves one version.
+    fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError>;
+
+    /// Rows that match, newest first. `owner` of `None` sees everyone's.
+    fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError>;
+
+    fn find(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        which: Which,
+    ) -> Result<Option<VersionRow>, CatalogError>;
+
+    /// Moves versions to another state; `None` when there is no such version. With [`Selected::Every`] those that may
+    /// not go there are left alone, as long as one may. Answers the (last) version moved.
+    fn change_state(
+        &self,
+        owner: Option<u32>,
+        id: ArtifactId,
+        selected: Selected,
+        next: ArtifactState,
+    ) -> Result<Option<VersionRow>, CatalogError>;
+
+    /// What a run produced, oldest first, including versions that it wrote again with the same bytes.
+    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
+}
+
+/// A stable copy that is about to become a version.
+#[derive(Debug, Clone)]
+pub struct NewVersion {
+    pub owner_uid: u32,
+    pub host_path: Vec<u8>,
+    pub workspace: WorkspaceId,
+    pub mount: MountName,
+    pub path: VirtualPath,
+    pub run: Option<RunId>,
+    pub graph_id: Option<String>,
+    pub node_id: Option<String>,
+    pub artifact_type: ArtifactType,
+    pub size: u64,
+    pub digest: Digest,
+    pub content_kept: bool,
+    pub closes: u64,
+    pub captured_at: Timestamp,
+}
+
+/// What [`Catalog::register`] did with one element of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    Version(u64),
+    /// The latest version, whose number this is, has the same content already.
+    Unchanged(u64),
+}
+
+/// One version as the catalog knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VersionRow {
+    pub id: ArtifactId,
+    pub number: u64,
+    pub owner_uid: u32,
+    pub host_path: Vec<u8>,
+    pub workspace: WorkspaceId,
+    pub mount: MountName,
+    pub path: VirtualPath,
+    pub run: Option<RunId>,
+    pub graph_id: Option<String>,
+    pub node_id: Option<String>,
+    pub artifact_type: ArtifactType,
+    pub state: ArtifactState,
+    pub size: u64,
+    pub digest: Digest,
+    pub content_kept: bool,
+    pub closes: u64,
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// Which version is meant. The latest is the highest number that is not DELETED, or the highest when all are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Latest,
+    Number(u64),
+}
+
+/// Which versions a change of state is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selected {
+    Every,
+    One(Which),
+}
+
+/// What [`Catalog::list`] looks for.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    pub artifact_type: Option<String>,
+    pub graph: Option<String>,
+    pub workspace: Option<WorkspaceId>,
+    pub run: Option<RunId>,
+    pub state: ArtifactState,
+    pub since: Option<Timestamp>,
+    pub before: Option<Timestamp>,
+    pub all_versions: bool,
+    pub limit: u32,
+    /// [`VersionPage::next`] of the page before.
+    pub after: Option<i64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct VersionPage {
+    pub rows: Vec<VersionRow>,
+    /// Where the next page starts; `None` on the last.
+    pub next: Option<i64>,
+}
+
+/// Whether trying the same again later may succeed, without anything being wrong with what was tried.
+pub fn is_transient(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let Some(raw) = error.raw_os_error() else {
+        return matches!(
+            error.kind(),
+            io::ErrorKind::WriteZero | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+        );
+    };
+    matches!(
+        Errno::from_raw(raw),
+        Errno::ENOSPC
+            | Errno::EDQUOT
+            | Errno::EIO
+            | Errno::EROFS
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM
+            | Errno::EAGAIN
+            | Errno::EINTR
+            | Errno::EBUSY
+            | Errno::ETIMEDOUT
+            | Errno::ENOTCONN
+            | Errno::ESTALE
+    )
+}
