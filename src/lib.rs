@@ -4,8 +4,17 @@
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
+pub mod artifact;
+pub mod client;
+pub mod config;
 pub mod model;
+pub mod sandbox;
+pub mod secret;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod telemetry;
 pub mod wire;
-pub mod vfs { pub mod observer; }
+pub mod workspace;
+pub mod vfs {
+    pub mod observer;
+}
