@@ -48,7 +48,7 @@ const SEGMENT: &AsciiSet =
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no daemon answers at {}: {source}", socket.display())]
+    #[error("no daemon answers at {}", socket.display())]
     NotRunning {
         socket: PathBuf,
         #[source]

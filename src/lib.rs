@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
+pub mod api;
 pub mod artifact;
 pub mod client;
 pub mod config;

@@ -52,7 +52,7 @@ pub fn parse<T: DeserializeOwned + Default>(path: &Path, text: &str) -> Result<T
 
 /// Turns serde's words into a sentence for people. serde's texts are fixed by its documented `de::Error` methods; a
 /// text that is not recognised is shown as it is.
-fn explain(message: &str) -> String {
+pub fn explain(message: &str) -> String {
     let message = match message.rfind(" at line ") {
         Some(end) => &message[..end],
         None => message,

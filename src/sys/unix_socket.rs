@@ -5,13 +5,14 @@
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, socket,
 };
 use nix::sys::stat::Mode;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use tokio::io::unix::AsyncFd;
 
 /// Longest path that fits with its final zero byte.
 const SUN_PATH_MAX: usize = 107;
@@ -51,6 +52,46 @@ pub fn listen_seqpacket(path: &Path) -> io::Result<OwnedFd> {
     // Chosen, not measured: clients come one by one and are accepted at once.
     listen(&listener, Backlog::new(128)?)?;
     Ok(listener)
+}
+
+/// The next connection that waits at `listener`, close-on-exec and non-blocking.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connection = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: accept4(2) has just made this descriptor for us and nothing else in the process knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(connection) })
+}
+
+/// A non-blocking socket that tokio watches. It lends its descriptor and never exchanges it.
+#[derive(Debug)]
+pub struct Watched(AsyncFd<OwnedFd>);
+
+impl Watched {
+    pub fn new(socket: OwnedFd) -> io::Result<Watched> {
+        // SAFETY: the descriptor must stay the same open one until tokio forgets it. `OwnedFd` closes it only when it is
+        // dropped, `AsyncFd` deregisters before it drops what it owns, and this type never lends it mutably.
+        let watched = unsafe { AsyncFd::register(socket) }?;
+        Ok(Watched(watched))
+    }
+
+    /// Calls `read` each time there is something to read, until it does not say that it would block.
+    pub async fn when_readable<T>(
+        &self,
+        mut read: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(outcome) = ready.try_io(|socket| read(socket.as_fd())) {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// A blocking SOCK_SEQPACKET connection to `path`, close-on-exec.
