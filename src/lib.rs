@@ -8,6 +8,7 @@ pub mod api;
 pub mod artifact;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod model;
 pub mod sandbox;
 pub mod secret;
