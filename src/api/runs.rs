@@ -7,6 +7,7 @@ use super::environment::check_value;
 use super::error::ApiError;
 use super::input::{Body, Segments};
 use super::workspaces::define;
+use crate::config::units::format_size;
 use crate::config::yaml::nearest;
 use crate::model::id::RunId;
 use crate::wire::problem::SETUP_FAILED;
@@ -204,7 +205,7 @@ fn unenforced(limits: &Limits, accepted: &[String]) -> Result<Vec<Layer>, ApiErr
         }
     }
     let asked = [
-        ("memory", limits.memory_bytes.map(|bytes| format!("{bytes} bytes"))),
+        ("memory", limits.memory_bytes.map(format_size)),
         ("cpus", limits.cpus.map(|cpus| cpus.to_string())),
         ("pids", limits.pids.map(|pids| pids.to_string())),
     ];
