@@ -54,7 +54,7 @@ pub enum DaemonError {
     Paths(#[from] PathsError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("open the catalog under {}", state_dir.display())]
+    #[error("open the catalog under {} (BELLJAR_STATE_DIR chooses another place)", state_dir.display())]
     Artifacts {
         state_dir: PathBuf,
         #[source]
