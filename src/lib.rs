@@ -5,14 +5,31 @@
 // A panic aborts the daemon. `expect` says which invariant makes it impossible; `unwrap` says nothing.
 #![warn(clippy::unwrap_used)]
 
-pub mod artifact;
-pub mod fuse;
-pub mod model;
-pub mod policy;
+// A command, from the person to the process.
+pub mod cli;
+pub mod client;
+pub mod wire;
+
+pub mod daemon;
+
+pub mod api;
+pub mod workspace;
+
 pub mod sandbox;
+
+// A file, from the kernel to the catalog.
+pub mod fuse;
+pub mod vfs;
+
+pub mod policy;
 pub mod secret;
+
+pub mod artifact;
 pub mod storage;
+
+// What all of them stand on.
+pub mod config;
+pub mod model;
 #[allow(unsafe_code)]
 pub mod sys;
-pub mod vfs;
-pub mod wire;
+pub mod telemetry;

@@ -249,6 +249,20 @@ fn what_is_written_is_on_the_host_and_the_other_way_round() {
 }
 
 #[test]
+fn with_passthrough_no_data_comes_to_the_daemon_and_without_all_does() {
+    let data = vec![7u8; 1 << 20];
+    for passthrough in [true, false] {
+        let f = Fixture::new(passthrough);
+        fs::write(f.rw("a"), &data).unwrap();
+        assert!(fs::read(f.rw("a")).unwrap() == data);
+        let mut opened = OpenOptions::new().append(true).open(f.rw("a")).unwrap();
+        opened.write_all(b"more").unwrap();
+        let requests = f.vfs.data_requests();
+        assert_eq!(requests == 0, passthrough, "{requests} requests");
+    }
+}
+
+#[test]
 fn names_and_attributes_change_as_on_the_host() {
     both(|f| {
         fs::create_dir_all(f.rw("d/e")).unwrap();

@@ -13,3 +13,5 @@ pub mod namespace;
 pub mod openat2;
 pub mod packet;
 pub mod process;
+pub mod scm_rights;
+pub mod unix_socket;

@@ -11,6 +11,7 @@ use crate::sys;
 use nix::fcntl::OFlag;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The flags with which the daemon opens the file for itself. Creation and truncation are requests of their own;
 /// O_DIRECT would ask for aligned buffers, and the kernel keeps its promises to the caller without it.
@@ -92,6 +93,7 @@ impl Vfs {
                 Ok(content[start..end].to_vec())
             }
             Handle::File(file) => {
+                self.data_requests.fetch_add(1, Ordering::Relaxed);
                 let mut buffer = vec![0; size as usize];
                 let mut filled = 0;
                 // A short answer means end of file to the kernel, so a short read is not the last word.
@@ -114,6 +116,7 @@ impl Vfs {
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32, Error> {
         let handle = self.file(handle)?;
         let file = writable(&handle)?;
+        self.data_requests.fetch_add(1, Ordering::Relaxed);
         let offset = i64::try_from(offset).map_err(|_| Error::BadName)?;
         let written = nix::sys::uio::pwrite(file.descriptor.as_fd(), data, offset)
             .map_err(Error::errno("write a file"))?;

@@ -30,6 +30,7 @@ use observer::WriteObserver;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// The workspace's root directory, as the FUSE protocol numbers it.
@@ -71,6 +72,8 @@ pub struct Vfs {
     descriptors: Mutex<VecDeque<Weak<Inode>>>,
     descriptors_max: usize,
     created: Time,
+    /// Reads and writes of host files that came to the daemon instead of passing through the kernel.
+    data_requests: AtomicU64,
 }
 
 impl std::fmt::Debug for Vfs {
@@ -127,11 +130,17 @@ impl Vfs {
             descriptors: Mutex::default(),
             descriptors_max,
             created: Time::now(),
+            data_requests: AtomicU64::new(0),
         })
     }
 
     pub fn mounts(&self) -> &MountTable {
         &self.mounts
+    }
+
+    /// How many reads and writes of host files were answered here; none where the kernel passes them through.
+    pub fn data_requests(&self) -> u64 {
+        self.data_requests.load(Ordering::Relaxed)
     }
 
     fn root_of(&self, inode: &Inode) -> &BackingRoot {

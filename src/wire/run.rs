@@ -20,7 +20,7 @@ pub struct RunRequest {
     /// Keep a workspace that this run made.
     #[serde(default)]
     pub keep: bool,
-    pub command: Vec<String>,
+    pub command: Vec<Argument>,
     #[serde(default)]
     pub workdir: Option<String>,
     #[serde(default)]
@@ -47,10 +47,39 @@ pub struct RunRequest {
     /// How long to wait for artifacts after the command ended; 60,000 when missing.
     #[serde(default)]
     pub drain_timeout_ms: Option<u64>,
+    #[serde(default)]
+    pub limits: Limits,
+    /// Names of layers that may be missing: see [`Layer::name`].
+    #[serde(default)]
+    pub allow_unenforced: Vec<String>,
     /// Value of the caller's TERM.
     #[serde(default)]
     pub term: Option<String>,
     pub descriptors: DescriptorToken,
+}
+
+/// One argument of a command: text, or any bytes but zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "an argument must be text, or {\"base64\": \"…\"} for other bytes")]
+pub enum Argument {
+    Text(String),
+    Bytes {
+        /// RFC 4648, with padding.
+        base64: String,
+    },
+}
+
+/// What a run may use at most; nothing asked for when missing.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Processors, in parts: 1.5 is one and a half.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

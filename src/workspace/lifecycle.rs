@@ -13,7 +13,7 @@ use crate::model::access::Access;
 use crate::model::id::WorkspaceId;
 use crate::model::path::escape;
 use crate::policy::mount_table::{MountPoint, MountTable};
-use crate::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
+use crate::sys::mount::{MountAttr, detach};
 use crate::vfs::control::{ControlTree, Secrets};
 use crate::vfs::{Parts, Vfs};
 use crate::wire;
@@ -66,28 +66,29 @@ impl std::fmt::Debug for Workspace {
 /// Makes a detached, private clone of a directory's mounts; a read-only one cannot be written through, whoever tries.
 fn clone_directory(mount: &MountDefinition) -> Result<OwnedFd, Error> {
     let what = || format!("mount {} of {}", mount.name, mount.host_path.display());
-    let cloned = open_tree(mount.directory.as_fd(), c"", OpenTree::CLONE | OpenTree::RECURSIVE)
-        .or_else(|error| match error.raw_os_error().map(nix::errno::Errno::from_raw) {
-            Some(nix::errno::Errno::EINVAL) => clone_by_path(&mount.directory).unwrap_or(Err(error)),
-            _ => Err(error),
-        });
-    let tree = cloned.map_err(|source| match source.raw_os_error() {
-        Some(errno) if errno == nix::errno::Errno::EINVAL as i32 => Error::Invalid {
-            message: format!(
-                "{} failed: the directory belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon",
-                what()
-            ),
-        },
-        _ => Error::Io { doing: format!("clone the mounts for {}", what()), source },
-    })?;
     let mut attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
     match mount.access {
         Access::ReadOnly => attributes = attributes | MountAttr::READ_ONLY,
         Access::ReadWrite => {}
     }
-    // Private: a file system that the host mounts below the source later must not appear here, writable.
-    mount_setattr(tree.as_fd(), c"", true, attributes, true)
-        .map_err(|source| Error::Io { doing: format!("set attributes for {}", what()), source })?;
+    let foreign = nix::errno::Errno::EINVAL as i32;
+    let cloned = detach(mount.directory.as_fd(), attributes).or_else(|error| {
+        if error.raw_os_error() != Some(foreign) {
+            return Err(error);
+        }
+        clone_by_path(&mount.directory, attributes).unwrap_or(Err(error))
+    });
+    let tree = cloned.map_err(|source| {
+        if source.raw_os_error() == Some(foreign) {
+            return Error::Invalid {
+                message: format!(
+                    "{} failed: the directory belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon",
+                    what()
+                ),
+            };
+        }
+        Error::Io { doing: format!("clone the mounts for {}", what()), source }
+    })?;
     let opened = nix::fcntl::openat(
         &tree,
         c".",
@@ -104,7 +105,7 @@ fn clone_directory(mount: &MountDefinition) -> Result<OwnedFd, Error> {
 
 /// The same directory in this process's own mount namespace, for a daemon that an ordinary user runs in a namespace of
 /// its own. Only there: what the user could reach by this path it can reach by the descriptor. `None` where it does not apply.
-fn clone_by_path(directory: &OwnedFd) -> Option<std::io::Result<OwnedFd>> {
+fn clone_by_path(directory: &OwnedFd, attributes: MountAttr) -> Option<std::io::Result<OwnedFd>> {
     if nix::unistd::geteuid().is_root() {
         return None;
     }
@@ -116,7 +117,7 @@ fn clone_by_path(directory: &OwnedFd) -> Option<std::io::Result<OwnedFd>> {
     if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
         return None;
     }
-    Some(open_tree(found.as_fd(), c"", OpenTree::CLONE | OpenTree::RECURSIVE))
+    Some(detach(found.as_fd(), attributes))
 }
 
 /// 1, or 2 where a backing file system is itself stacked; 0 where this process may not register backing files.
@@ -160,7 +161,8 @@ fn stat_directory(mount: &MountDefinition) -> Result<FileStat, Error> {
         doing: format!("look at {} for mount {}", mount.host_path.display(), mount.name),
         source: errno.into(),
     })?;
-    if stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits() != nix::sys::stat::SFlag::S_IFDIR.bits() {
+    if stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits() != nix::sys::stat::SFlag::S_IFDIR.bits()
+    {
         return Err(Error::Invalid {
             message: format!(
                 "mount {}: {} is not a directory; name the directory that holds it",
@@ -228,15 +230,16 @@ impl Workspace {
             let mounted = Mounted::new(Purpose::Workspace { stack_depth }).map_err(unmountable)?;
             let passthrough = mounted.passthrough();
             let filesystem = WorkspaceFilesystem::new(vfs.clone(), passthrough);
-            let mut session = mounted
-                .serve(filesystem, serving_threads(), id.as_str())
-                .map_err(unmountable)?;
-            let attached = make_mount_directory(runtime, &owner, &id)
-                .and_then(|root| match session.attach(&root) {
-                    Ok(()) => Ok(root),
-                    Err(error) => {
-                        let _ = std::fs::remove_dir(&root);
-                        Err(unmountable(error))
+            let mut session =
+                mounted.serve(filesystem, serving_threads(), id.as_str()).map_err(unmountable)?;
+            let attached =
+                make_mount_directory(runtime, &owner, &id).and_then(|root| {
+                    match session.attach(&root) {
+                        Ok(()) => Ok(root),
+                        Err(error) => {
+                            let _ = std::fs::remove_dir(&root);
+                            Err(unmountable(error))
+                        }
                     }
                 });
             match attached {
@@ -281,8 +284,7 @@ impl Workspace {
                 |(((_, ours), theirs), identity)| {
                     ours.name == theirs.name
                         && ours.access == theirs.access
-                        && (theirs.access == Access::ReadOnly
-                            || ours.artifacts == theirs.artifacts)
+                        && (theirs.access == Access::ReadOnly || ours.artifacts == theirs.artifacts)
                         && stat_directory(theirs)
                             .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == *identity)
                 },

@@ -170,8 +170,12 @@ impl Workspaces {
         artifacts: Artifacts,
         door: Arc<dyn RunDoor>,
     ) -> Result<Self, Error> {
-        lifecycle::make_private_directory(&settings.runtime_dir.join("runs"))?;
-        lifecycle::make_private_directory(&settings.runtime_dir.join("scratch"))?;
+        for name in ["runs", "scratch"] {
+            // Nobody else uses this runtime directory: what is here was left by an instance that did not end in order.
+            let directory = settings.runtime_dir.join(name);
+            let _ = std::fs::remove_dir_all(&directory);
+            lifecycle::make_private_directory(&directory)?;
+        }
         Ok(Self(Arc::new(Inner {
             settings,
             artifacts,
@@ -181,17 +185,25 @@ impl Workspaces {
         })))
     }
 
-    /// Removes what dead instances left mounted; answers how many mounts.
-    pub fn recover(&self, dead: &artifact::Recovered) -> usize {
+    /// Removes what dead instances left: their mounts, then their places in the state directory. Answers how many
+    /// mounts there were.
+    pub fn recover(&self, dead: artifact::Recovered) -> usize {
         let own = &self.0.settings.runtime_dir;
-        let each = dead.instances.iter().map(|instance| {
-            if &instance.runtime_dir == own {
+        let mut unmounted = 0;
+        for instance in dead.instances {
+            match instance.info().and_then(|info| info.runtime_dir.as_deref()) {
                 // The directory is ours now; only the mounts were the dead instance's.
-                return recovery::unmount_below(&own.join("workspaces"));
+                Some(runtime) if runtime == own => {
+                    unmounted += recovery::unmount_below(&own.join("workspaces"));
+                }
+                Some(runtime) => unmounted += recovery::clean_up(runtime),
+                None => {}
             }
-            recovery::clean_up(instance)
-        });
-        each.sum()
+            if let Err(error) = instance.remove() {
+                tracing::warn!(error = run::chain(&error), "remove what a dead instance has left");
+            }
+        }
+        unmounted
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -217,7 +229,9 @@ impl Workspaces {
     fn running_in(&self, workspace: &Workspace) -> Vec<RunId> {
         let state = self.state();
         let runs = state.runs.values().filter(|run| {
-            run.is_running() && run.owner.uid == workspace.owner.uid && run.workspace == workspace.id
+            run.is_running()
+                && run.owner.uid == workspace.owner.uid
+                && run.workspace == workspace.id
         });
         runs.map(|run| run.id).collect()
     }
@@ -258,7 +272,7 @@ impl Workspaces {
                     ),
                 });
             }
-            self.end(&existing);
+            self.end(&existing, REMOVE_DRAIN);
         }
         {
             let state = self.state();
@@ -270,7 +284,7 @@ impl Workspaces {
             if own >= bound {
                 return Err(Error::Unavailable {
                     message: format!(
-                        "user {} has {own} workspaces, as many as the configuration allows (limits.workspaces_per_user); remove one with `belljar workspace rm`",
+                        "user {} has {own} workspaces, as many as the configuration allows (workspaces.per_user_max); remove one with `belljar workspace rm`",
                         actor.uid
                     ),
                 });
@@ -315,18 +329,22 @@ impl Workspaces {
         let workspace = self.find(actor, id)?;
         if let Some(run) = self.running_in(&workspace).first() {
             return Err(Error::Conflict {
-                message: format!("workspace {id} cannot be removed while run {run} is in progress in it; wait for the run or end it"),
+                message: format!(
+                    "workspace {id} cannot be removed while run {run} is in progress in it; wait for the run or end it"
+                ),
             });
         }
-        self.end(&workspace);
+        self.end(&workspace, REMOVE_DRAIN);
         Ok(())
     }
 
-    /// Ends a workspace in which nothing runs; the caller holds `changing`.
-    fn end(&self, workspace: &Workspace) {
+    /// Ends a workspace in which nothing runs, after waiting for its files to be registered for at most `patience`; the
+    /// caller holds `changing`.
+    fn end(&self, workspace: &Workspace, patience: Duration) {
         self.state().workspaces.remove(&(workspace.owner.uid, workspace.id.clone()));
-        let scope = DrainScope::Workspace(workspace.owner.uid, workspace.id.clone());
-        let drained = self.0.artifacts.drain(scope, Instant::now() + REMOVE_DRAIN);
+        let scope =
+            DrainScope::Workspace { owner_uid: workspace.owner.uid, id: workspace.id.clone() };
+        let drained = self.0.artifacts.drain(scope, Instant::now() + patience);
         if !drained.complete {
             tracing::warn!(workspace = %workspace.id, files = drained.incomplete.len(), "a workspace ends with files that are not registered; they stay in the journal");
         }
@@ -372,7 +390,10 @@ impl Workspaces {
         let workspace = self.find(actor, id)?;
         if workspace.owner.uid != actor.uid {
             return Err(Error::Forbidden {
-                message: format!("the secrets of workspace {id} belong to user {}", workspace.owner.uid),
+                message: format!(
+                    "the secrets of workspace {id} belong to user {}",
+                    workspace.owner.uid
+                ),
             });
         }
         let secret = workspace.contents.secret_entry(name);
@@ -492,7 +513,10 @@ impl Workspaces {
         let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
         let drained = self.0.artifacts.drain(DrainScope::All, deadline);
         if !drained.complete {
-            tracing::warn!(files = drained.incomplete.len(), "files are not registered at the end; they stay in the journal");
+            tracing::warn!(
+                files = drained.incomplete.len(),
+                "files are not registered at the end; they stay in the journal"
+            );
         }
         let workspaces = std::mem::take(&mut self.state().workspaces);
         for workspace in workspaces.values() {
@@ -512,12 +536,16 @@ impl Workspaces {
             return Err(Error::Unavailable { message: "the daemon is stopping".to_owned() });
         }
         let uid = run.owner.uid;
-        let running = state.runs.values().filter(|other| other.is_running() && other.owner.uid == uid).count();
+        let running = state
+            .runs
+            .values()
+            .filter(|other| other.is_running() && other.owner.uid == uid)
+            .count();
         let bound = self.0.settings.runs_per_user_max;
         if running >= bound {
             return Err(Error::Unavailable {
                 message: format!(
-                    "user {} has {running} runs in progress, as many as the configuration allows (limits.runs_per_user); wait for one to end",
+                    "user {} has {running} runs in progress, as many as the configuration allows (runs.per_user_max); wait for one to end",
                     run.owner.uid
                 ),
             });
@@ -544,14 +572,18 @@ impl Workspaces {
 
 fn too_many(what: &str) -> Error {
     Error::Unavailable {
-        message: format!("the workspace has {ENTRIES_MAX} {what}, the most it can hold; remove one first"),
+        message: format!(
+            "the workspace has {ENTRIES_MAX} {what}, the most it can hold; remove one first"
+        ),
     }
 }
 
 fn check_variable(name: &VariableName, value: &str) -> Result<(), Error> {
     if value.contains('\0') {
         return Err(Error::Invalid {
-            message: format!("variable {name} is not allowed: its value holds a NUL byte, which no environment can"),
+            message: format!(
+                "variable {name} is not allowed: its value holds a NUL byte, which no environment can"
+            ),
         });
     }
     if value.len() > VARIABLE_VALUE_BYTES_MAX {

@@ -3,7 +3,6 @@
 //! Whether the instance is dead is decided by its lock in the state directory, before this is called. A dead daemon's
 //! FUSE mount answers everything with ENOTCONN; it is recognised in the mount table, never by touching it.
 
-use crate::artifact::InstanceRecord;
 use crate::sys::mount;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -11,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Unmounts what a dead instance with a runtime directory of its own left there, and removes the directory.
 /// Answers how many mounts there were.
-pub fn clean_up(instance: &InstanceRecord) -> usize {
-    let own = &instance.runtime_dir;
+pub fn clean_up(own: &Path) -> usize {
     let unmounted = unmount_below(&own.join("workspaces"));
     // Only names that an instance makes are removed: the path comes from a file.
     for name in ["runs", "scratch"] {

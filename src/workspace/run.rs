@@ -14,7 +14,7 @@ use crate::model::id::{RunId, WorkspaceId};
 use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
 use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
-use crate::sys::mount::{OpenTree, open_tree};
+use crate::sys::mount::{MountAttr, OpenTree, open_tree};
 use crate::vfs::control::{ControlTree, Secrets};
 use crate::wire::run::{Reason, Receipt, ReceiptArtifact, RunStarted, Usage};
 use jiff::Timestamp;
@@ -160,7 +160,8 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    fn end(self, workspaces: &Workspaces, run: RunId) {
+    /// `patience` is how long a workspace that ends with the run may wait for files that are not registered.
+    fn end(self, workspaces: &Workspaces, run: RunId, patience: Duration) {
         let Surroundings { workspace, remove_workspace, control, door, directory } = self;
         drop(door);
         if let Some(control) = control {
@@ -173,12 +174,11 @@ impl Surroundings {
         }
         workspace.runs.leave(run);
         if remove_workspace {
-            let _one_at_a_time =
-                workspaces.0.changing.lock().expect("no panic under this lock");
+            let _one_at_a_time = workspaces.0.changing.lock().expect("no panic under this lock");
             // Somebody else may have come to use it meanwhile.
             let others = workspaces.running_in(&workspace);
             if others.iter().all(|other| *other == run) {
-                workspaces.end(&workspace);
+                workspaces.end(&workspace, patience);
             }
         }
     }
@@ -210,7 +210,7 @@ pub(super) fn start(
         door: None,
     };
     if let Err(error) = workspaces.admit(&run) {
-        around.end(workspaces, id);
+        around.end(workspaces, id, Duration::ZERO);
         return Err(error);
     }
     match launch(workspaces, &run, &mut around, &command, expose, stdio) {
@@ -227,7 +227,7 @@ pub(super) fn start(
             Ok(started)
         }
         Err(error) => {
-            around.end(workspaces, id);
+            around.end(workspaces, id, Duration::ZERO);
             workspaces.forget_run(id);
             workspaces.0.artifacts.end_run(id);
             Err(error)
@@ -261,11 +261,8 @@ fn launch(
         definition.argv.clone(),
         settings.runtime_dir.join("scratch"),
     );
-    plan.mounts = workspace
-        .mounts()
-        .iter()
-        .map(|(_, mount)| (mount.name.clone(), mount.access))
-        .collect();
+    plan.mounts =
+        workspace.mounts().iter().map(|(_, mount)| (mount.name.clone(), mount.access)).collect();
     plan.expose = expose.iter().map(|(path, _)| path.clone()).collect();
     plan.env = environment(run, &plan.home, definition, &workspace.contents)?;
     if let Some(workdir) = &definition.workdir {
@@ -304,12 +301,8 @@ fn launch(
     workspace.runs.enter(namespace, run.id);
     workspaces.0.artifacts.begin_run(RunRecord {
         id: run.id,
-        workspace: workspace.id.clone(),
-        owner_uid: workspace.owner.uid,
         graph_id: definition.graph_id.clone(),
         node_id: definition.node_id.clone(),
-        command: definition.argv.iter().map(|a| a.to_string_lossy().into_owned()).collect(),
-        started_at: Timestamp::now(),
     });
     {
         // From here on the run can be signalled and cancelled; a cancellation that came before is carried out.
@@ -382,12 +375,17 @@ fn conclude(
         ended_at: Timestamp::now(),
     };
     // Everything of the run is gone before anybody hears that it has ended.
-    around.end(workspaces, run.id);
+    // What the run's own drain did not see registered is not waited for twice: it stays in the journal.
+    around.end(workspaces, run.id, Duration::ZERO);
     run.finish(receipt);
     workspaces.retire(run.id);
 }
 
-fn outcome(ended: Ended, verdict: Option<Verdict>, run: &CommandDefinition) -> (u8, Reason, String) {
+fn outcome(
+    ended: Ended,
+    verdict: Option<Verdict>,
+    run: &CommandDefinition,
+) -> (u8, Reason, String) {
     let command = run.argv.first().map(|c| c.to_string_lossy()).unwrap_or_default();
     match (verdict, ended.how) {
         (Some(Verdict::Timeout), _) => {
@@ -396,7 +394,8 @@ fn outcome(ended: Ended, verdict: Option<Verdict>, run: &CommandDefinition) -> (
             (EXIT_TIMEOUT, Reason::Timeout, message)
         }
         (Some(Verdict::Cancelled), Exit::Vanished) => {
-            let message = format!("{command} was ended because its client went away or the daemon stopped");
+            let message =
+                format!("{command} was ended because its client went away or the daemon stopped");
             (EXIT_FAILED, Reason::Cancelled, message)
         }
         (_, Exit::Exited(code)) => {
@@ -411,7 +410,9 @@ fn outcome(ended: Ended, verdict: Option<Verdict>, run: &CommandDefinition) -> (
         (None, Exit::Vanished) => (
             EXIT_FAILED,
             Reason::Lost,
-            format!("the sandbox of {command} was killed from outside; how the command ended is not known"),
+            format!(
+                "the sandbox of {command} was killed from outside; how the command ended is not known"
+            ),
         ),
     }
 }
@@ -468,7 +469,9 @@ fn environment(
         })?;
         if secret.value.expose().contains(&0) {
             return Err(Error::Invalid {
-                message: format!("--secret-env {name}: the value holds a NUL byte, which no environment can; read it from /workspace/.belljar/secrets/{name}"),
+                message: format!(
+                    "--secret-env {name}: the value holds a NUL byte, which no environment can; read it from /workspace/.belljar/secrets/{name}"
+                ),
             });
         }
         env.set(name.as_str(), OsStr::from_bytes(secret.value.expose()));
@@ -481,8 +484,8 @@ fn serve_control(workspace: &Workspace, run: RunId, user: &Identity) -> Result<S
     let secrets = Secrets::OwnedBy { uid: user.uid, gid: user.gid };
     let tree = ControlTree::new(workspace.contents.clone(), secrets);
     let filesystem = ControlFilesystem::new(tree, run, workspace.runs.clone());
-    let served = Mounted::new(Purpose::Control)
-        .and_then(|mounted| mounted.serve(filesystem, 1, "control"));
+    let served =
+        Mounted::new(Purpose::Control).and_then(|mounted| mounted.serve(filesystem, 1, "control"));
     served.map_err(|error| Error::Unavailable { message: chain(&error) })
 }
 
@@ -505,10 +508,11 @@ fn open_door(
 }
 
 fn clone_exposed(path: &Path, descriptor: &OwnedFd) -> Result<OwnedFd, Error> {
-    crate::sys::mount::detach(descriptor.as_fd(), c"").map_err(|source| Error::Io {
-        doing: format!("expose {}", path.display()),
-        source,
-    })
+    crate::sys::mount::detach(
+        descriptor.as_fd(),
+        MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_DEV,
+    )
+    .map_err(|source| Error::Io { doing: format!("expose {}", path.display()), source })
 }
 
 fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan) -> Error {

@@ -1,0 +1,349 @@
+//! `belljar artifact`.
+
+use super::connect::{Connection, Context};
+use super::exit::{DONE, FAILED};
+use super::query::Filters;
+use super::{Outcome, output};
+use crate::config::units::parse_duration;
+use crate::model::id::WorkspaceId;
+use crate::wire::artifact::{Artifact, ArtifactPage, SyncRequest};
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Subcommand)]
+pub enum ArtifactCommand {
+    /// List artifacts.
+    #[command(alias = "list")]
+    Ls {
+        #[command(flatten)]
+        filters: Filters,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one version of an artifact: ID, ID@2, ID@latest.
+    Show {
+        #[arg(value_name = "ID[@VERSION]")]
+        reference: String,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the content to standard output.
+    Cat {
+        #[arg(value_name = "ID[@VERSION]")]
+        reference: String,
+    },
+    /// Write the content to a file.
+    Get {
+        #[arg(value_name = "ID[@VERSION]")]
+        reference: String,
+        /// A file or a directory; the artifact's own name in the current directory when left out.
+        destination: Option<PathBuf>,
+        /// Overwrite a file.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Mark artifacts as deleted.
+    Rm {
+        #[arg(required = true, value_name = "ID")]
+        reference: Vec<String>,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until everything that was closed before is registered.
+    Sync {
+        /// Only this workspace.
+        #[arg(short = 'w', long, value_name = "ID")]
+        workspace: Option<WorkspaceId>,
+        /// At most this long [default: 60s].
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
+    let connection = context.running_or_private()?;
+    let client = &connection.client;
+    match command {
+        ArtifactCommand::Ls { filters, json } => {
+            let page = connection.block_on(filters.fetch(client))??;
+            if json {
+                output::print_json(&page);
+            } else {
+                print_page(&page);
+            }
+            Ok(DONE)
+        }
+        ArtifactCommand::Show { reference, json } => {
+            let artifact = connection.block_on(client.artifact(&reference))??;
+            if json {
+                output::print_json(&artifact);
+            } else {
+                print_one(&artifact);
+            }
+            Ok(DONE)
+        }
+        ArtifactCommand::Cat { reference } => cat(&connection, &reference),
+        ArtifactCommand::Get { reference, destination, force } => {
+            get(&connection, &reference, destination.as_deref(), force)
+        }
+        ArtifactCommand::Rm { reference, json } => {
+            let mut artifacts = Vec::with_capacity(reference.len());
+            for reference in &reference {
+                artifacts.push(connection.block_on(client.remove_artifact(reference))??);
+            }
+            if json {
+                output::print_json(&ArtifactPage { artifacts, next: None });
+            }
+            Ok(DONE)
+        }
+        ArtifactCommand::Sync { workspace, timeout, json } => {
+            let timeout_ms =
+                timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            let request = SyncRequest { workspace, timeout_ms };
+            let outcome = connection.block_on(client.sync(&request))??;
+            if json {
+                output::print_json(&outcome);
+            } else if !outcome.complete {
+                output::complain("not everything is registered yet:");
+                for line in &outcome.incomplete {
+                    output::complain(&format!("  {line}"));
+                }
+            }
+            Ok(if outcome.complete { DONE } else { FAILED })
+        }
+    }
+}
+
+fn print_page(page: &ArtifactPage) {
+    let rows: Vec<Vec<String>> = page
+        .artifacts
+        .iter()
+        .map(|artifact| {
+            vec![
+                artifact.id.to_string(),
+                artifact.version.to_string(),
+                artifact.artifact_type.to_string(),
+                artifact.state.to_string(),
+                output::size(artifact.size),
+                output::time(artifact.created_at),
+                artifact.path.clone(),
+            ]
+        })
+        .collect();
+    output::print(&output::table(
+        &["ID", "VERSION", "TYPE", "STATE", "SIZE", "CREATED", "PATH"],
+        &rows,
+    ));
+    if page.next.is_some() {
+        output::remark("there are more; --limit shows them");
+    }
+}
+
+fn print_one(artifact: &Artifact) {
+    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let rows: Vec<Vec<String>> = [
+        ("id", artifact.id.to_string()),
+        ("version", artifact.version.to_string()),
+        ("type", artifact.artifact_type.to_string()),
+        ("state", artifact.state.to_string()),
+        ("size", format!("{} ({} bytes)", output::size(artifact.size), artifact.size)),
+        ("digest", artifact.digest.to_string()),
+        ("content", if artifact.content_kept { "kept" } else { "digest only" }.to_owned()),
+        ("path", artifact.path.clone()),
+        ("host path", artifact.host_path.clone()),
+        ("workspace", artifact.workspace_id.to_string()),
+        ("run", dash(artifact.run_id.map(|run| run.to_string()))),
+        ("graph", dash(artifact.graph_id.clone())),
+        ("node", dash(artifact.node_id.clone())),
+        ("aliases", artifact.aliases.join(" ")),
+        ("labels", artifact.labels.join(" ")),
+        ("created", output::time(artifact.created_at)),
+        ("updated", output::time(artifact.updated_at)),
+    ]
+    .into_iter()
+    .map(|(key, value)| vec![key.to_owned(), value])
+    .collect();
+    output::print(output::table(&["", ""], &rows).trim_start_matches('\n'));
+}
+
+fn cat(connection: &Connection, reference: &str) -> Outcome {
+    let copied = connection.block_on(async {
+        let mut content = connection.client.content(reference).await?;
+        let mut out = io::stdout().lock();
+        loop {
+            let chunk = match content.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) => return Ok(Err(error).context("the content broke off")),
+            };
+            match out.write_all(&chunk).and_then(|()| out.flush()) {
+                Ok(()) => {}
+                // A reader that has seen enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Ok(Err(error).context("write to standard output")),
+            }
+        }
+        Ok::<_, crate::client::ClientError>(Ok(()))
+    })?;
+    copied??;
+    Ok(DONE)
+}
+
+fn get(
+    connection: &Connection,
+    reference: &str,
+    destination: Option<&Path>,
+    force: bool,
+) -> Outcome {
+    let artifact = connection.block_on(connection.client.artifact(reference))??;
+    let destination = match destination {
+        Some(path) if path.is_dir() => path.join(own_name(&artifact)?),
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(own_name(&artifact)?),
+    };
+    // `show` resolved the version, so that what was looked at is what is fetched.
+    let exact = format!("{}@{}", artifact.id, artifact.version);
+    let partial = Partial::create(&destination, force)?;
+    let mut content = connection.block_on(connection.client.content(&exact))??;
+    let filled = connection.block_on(async {
+        let mut progress = Progress::new(content.size);
+        let mut file = &partial.file;
+        while let Some(chunk) = content.chunk().await.context("the content broke off")? {
+            file.write_all(&chunk).with_context(|| format!("write {}", partial.path.display()))?;
+            progress.add(chunk.len());
+        }
+        progress.end();
+        if progress.done != artifact.size {
+            bail!("{} of {} bytes arrived", progress.done, artifact.size);
+        }
+        Ok(())
+    })?;
+    filled?;
+    partial.finish()?;
+    output::remark(&format!("{exact} is in {}", destination.display()));
+    Ok(DONE)
+}
+
+/// The last name of the artifact's path. It was chosen by a sandboxed program: a dot name or a control character must not
+/// be made here without being asked for.
+fn own_name(artifact: &Artifact) -> anyhow::Result<String> {
+    let name = artifact.path.rsplit('/').next().unwrap_or_default();
+    if name.is_empty() || name.starts_with('.') || name.contains('\\') {
+        bail!(
+            "{:?} is not a name to take over: say where to put it, `artifact get ID DEST`",
+            artifact.path
+        );
+    }
+    Ok(name.to_owned())
+}
+
+/// A file that has its name only when it is whole.
+struct Partial {
+    file: File,
+    path: PathBuf,
+    destination: PathBuf,
+    force: bool,
+}
+
+impl Partial {
+    fn create(destination: &Path, force: bool) -> anyhow::Result<Self> {
+        let refuse = || {
+            format!("{} exists already: choose another name, or add --force", destination.display())
+        };
+        if !force && fs::symlink_metadata(destination).is_ok() {
+            bail!(refuse());
+        }
+        let mut name = destination.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let path = destination.with_file_name(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .with_context(|| format!("make {}", path.display()))?;
+        Ok(Self { file, path, destination: destination.to_owned(), force })
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        let put = if self.force {
+            fs::rename(&self.path, &self.destination)
+        } else {
+            // Unlike rename, link never replaces what appeared meanwhile; the other name goes when this value does.
+            fs::hard_link(&self.path, &self.destination)
+        };
+        put.with_context(|| format!("put {} in place", self.destination.display()))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Gone already after a rename.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A line that grows on a terminal, and nothing elsewhere.
+struct Progress {
+    done: u64,
+    total: u64,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(total: u64) -> Self {
+        Self { done: 0, total, shown: None, terminal: output::is_terminal() }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.done += bytes as u64;
+        // Ten times a second is as often as anyone reads.
+        let due = self.shown.is_none_or(|shown| shown.elapsed() >= Duration::from_millis(100));
+        if self.terminal && due {
+            self.shown = Some(Instant::now());
+            let (done, total) = (output::size(self.done), output::size(self.total));
+            let _ = write!(io::stderr(), "\r\x1b[K{done} of {total}");
+        }
+    }
+
+    fn end(&self) {
+        if self.terminal && self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_whole_and_never_overwrites_unasked() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("x.csv");
+        let mut partial = Partial::create(&path, false).expect("makes it");
+        partial.file.write_all(b"new").expect("write");
+        assert!(!path.exists());
+        // Somebody else was quicker.
+        fs::write(&path, "theirs").expect("write");
+        assert!(partial.finish().is_err());
+        assert_eq!(fs::read_to_string(&path).expect("read"), "theirs");
+        let error = Partial::create(&path, false).err().expect("refused").to_string();
+        assert!(error.contains("exists already") && error.contains("--force"), "{error}");
+        let mut partial = Partial::create(&path, true).expect("makes it");
+        partial.file.write_all(b"new").expect("write");
+        partial.finish().expect("replaces it");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "new");
+        assert_eq!(fs::read_dir(directory.path()).expect("list").count(), 1);
+    }
+}

@@ -1,0 +1,148 @@
+//! Finds the daemon, or starts a private one for the length of a command.
+//!
+//! Order: the socket that was named (flag or BELLJAR_SOCKET; it must answer), the user's own, the system's. A socket of
+//! another user is an error wherever it is met, because silently going on would hide a trap.
+
+use super::Places;
+use super::exit::Failure;
+use super::output;
+use crate::client::{Client, ClientError};
+use crate::config::paths::{Paths, Surroundings, system_socket};
+use crate::config::{Config, Overrides};
+use crate::telemetry;
+use anyhow::Context as _;
+use std::future::Future;
+use std::path::Path;
+
+/// Starts a daemon inside this process. Called at most once, before any thread exists.
+pub type StartPrivate = fn(&Config, &Paths) -> anyhow::Result<Box<dyn PrivateDaemon>>;
+
+/// A daemon inside this process.
+pub trait PrivateDaemon {
+    fn socket(&self) -> &Path;
+    /// Ends, drains, unmounts; blocks.
+    fn stop(self: Box<Self>);
+}
+
+/// What every command starts from.
+#[derive(Debug)]
+pub struct Context {
+    overrides: Overrides,
+    around: Surroundings,
+    start: StartPrivate,
+}
+
+/// A daemon to talk to; a private one is stopped when this is dropped.
+pub struct Connection {
+    pub client: Client,
+    private: Option<Box<dyn PrivateDaemon>>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(private) = self.private.take() {
+            private.stop();
+        }
+    }
+}
+
+impl Context {
+    pub fn new(places: Places, start: StartPrivate) -> Self {
+        // On the command line a relative path starts at the caller's directory; without one it stays as it is and is refused.
+        let absolute = |path: Option<std::path::PathBuf>| {
+            path.map(|path| std::path::absolute(&path).unwrap_or(path))
+        };
+        let overrides = Overrides {
+            config: absolute(places.config),
+            state_dir: absolute(places.state_dir),
+            runtime_dir: absolute(places.runtime_dir),
+            socket: absolute(places.socket),
+            log_filter: None,
+            log_format: None,
+        };
+        Self { overrides, around: Surroundings::ours(), start }
+    }
+
+    /// Settings and places as they are in force.
+    pub fn settings(&self) -> Result<(Config, Paths), Failure> {
+        let config = Config::load(&self.overrides, &self.around).map_err(anyhow::Error::from)?;
+        let paths = Paths::resolve(&config, &self.around).map_err(anyhow::Error::from)?;
+        Ok((config, paths))
+    }
+
+    /// The running daemon, if there is one.
+    pub fn find(&self, paths: &Paths) -> Result<Option<Client>, Failure> {
+        let named_by = match (&self.overrides.socket, self.around.path("BELLJAR_SOCKET")) {
+            (Some(_), _) => Some("--socket"),
+            (None, Some(_)) => Some("BELLJAR_SOCKET"),
+            (None, None) => None,
+        };
+        let client = Client::at(&paths.socket);
+        if let Some(named_by) = named_by {
+            return match client.probe() {
+                Ok(()) => Ok(Some(client)),
+                Err(error @ ClientError::NotRunning { .. }) => {
+                    let failure = Failure::from(error);
+                    Err(Failure::unreachable(format!(
+                        "{}; {named_by} names this socket: start `belljard serve` there, or leave {named_by} out to let this command start a private daemon",
+                        failure.text()
+                    )))
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+        for client in [client, Client::at(system_socket())] {
+            match client.probe() {
+                Ok(()) => return Ok(Some(client)),
+                // A user who is not in the group of the system's daemon has a private one instead.
+                Err(ClientError::NotRunning { .. } | ClientError::NotAllowed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// For what lives only in a daemon, and would be gone with a private one.
+    pub fn running(&self, what: &str) -> Result<Connection, Failure> {
+        let (_, paths) = self.settings()?;
+        match self.find(&paths)? {
+            Some(client) => Ok(Connection { client, private: None }),
+            None => Err(Failure::unreachable(format!(
+                "no daemon is running, and {what} in a daemon only: start one with `belljard serve` (it would listen at {})",
+                paths.socket.display()
+            ))),
+        }
+    }
+
+    /// For everything else.
+    pub fn running_or_private(&self) -> Result<Connection, Failure> {
+        let (config, paths) = self.settings()?;
+        if let Some(client) = self.find(&paths)? {
+            return Ok(Connection { client, private: None });
+        }
+        // A command's own output must not drown in the daemon's; BELLJAR_LOG asks for more.
+        let filter = self.around.text("BELLJAR_LOG").unwrap_or_else(|| "warn".to_owned());
+        telemetry::init(config.log.format, &filter, output::colours())
+            .map_err(anyhow::Error::from)?;
+        let private = (self.start)(&config, &paths)
+            .context("no daemon is running, and a private one could not be started")?;
+        Ok(Connection { client: Client::at(private.socket()), private: Some(private) })
+    }
+}
+
+impl Connection {
+    /// Runs the calls of one command.
+    pub fn block_on<T>(&self, calls: impl Future<Output = T>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the event loop")?;
+        Ok(runtime.block_on(calls))
+    }
+}

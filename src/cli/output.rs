@@ -1,0 +1,113 @@
+//! What reaches the terminal: results on standard output, everything else on standard error.
+//!
+//! Names of artifacts are chosen by sandboxed programs, so no control character ever reaches a terminal raw.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Writes to standard output; a reader that has gone away is no failure of ours (`belljar artifact ls | head`).
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// One JSON document.
+pub fn print_json(value: &impl Serialize) {
+    let mut text =
+        serde_json::to_string_pretty(value).expect("what the API speaks has text keys only");
+    text.push('\n');
+    print(&text);
+}
+
+/// A message about a failure.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "belljar: {}", plain(text));
+}
+
+/// A message that is none.
+pub fn remark(text: &str) {
+    complain(text);
+}
+
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Colours on standard error: a terminal that nobody asked to stay plain (no-color.org).
+pub fn colours() -> bool {
+    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The text without control characters; line breaks of our own sentences stay.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Columns as wide as their widest cell; the last is left ragged.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    for row in std::iter::once(&header).chain(&rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A size for people: three digits are enough.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// A moment, in local time.
+pub fn time(moment: Timestamp) -> String {
+    moment.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        let text = table(&["NAME"], &[vec!["a\x1b[31mb".to_owned()]]);
+        assert!(!text.contains('\x1b'), "{text:?}");
+        assert_eq!(plain("a\nb\r"), "a\nb\u{fffd}");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["ü".to_owned(), "x".to_owned()], vec!["long".to_owned(), "y".to_owned()]];
+        assert_eq!(table(&["A", "B"], &rows), "A     B\nü     x\nlong  y\n");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(
+            [0, 1023, 1024, 1536, 5 << 30].map(size),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]
+        );
+    }
+}
