@@ -107,6 +107,6 @@ mod tests {
         let largest = STANDARD.encode(vec![7; SECRET_BYTES_MAX]);
         assert!(decode(&name, &request(largest)).is_ok());
         let larger = STANDARD.encode(vec![7; SECRET_BYTES_MAX + 1]);
-        assert!(decode(&name, &request(larger)).expect_err("too large").detail.contains("1 MiB"));
+        assert!(decode(&name, &request(larger)).expect_err("too large").detail.contains("1048576"));
     }
 }
