@@ -179,7 +179,7 @@ fn set_up(
     credentials::switch(plan)?;
     capabilities::drop_all()?;
     // After the change of user, which resets both: nobody with the same user id may trace this process or read its memory.
-    prctl::set_dumpable(true)
+    prctl::set_dumpable(false)
         .map_err(|e| SetupFailure::because(STEP, "become undumpable", &e.into()))?;
     die_with_parent()?;
     capabilities::verify()?;
