@@ -163,7 +163,8 @@ fn a_sandbox_that_is_killed_while_it_starts_leaves_nothing() {
         match started {
             Ok(()) => {}
             Err(failure) => {
-                assert_eq!((text.as_str(), ended.how), ("", Exit::Vanished), "{failure}");
+                // Killed between the execve and the word of it, the command may have run.
+                assert_eq!(ended.how, Exit::Vanished, "{failure}");
             }
         }
     }
