@@ -44,6 +44,7 @@ for_both_users! {
     nothing_of_the_hosts_mounts_is_left
     an_exposed_path_appears_at_its_place_read_only
     without_a_network_there_is_only_loopback
+    the_runs_own_socket_can_be_reached_and_nothing_else_made_there
     devices_and_terminals_work
     signals_reach_the_command
     what_the_command_leaves_running_is_killed
@@ -73,7 +74,7 @@ fn daemon() {
         let namespace = sandbox.wait_ready().expect("ready");
         println!("namespace {}", namespace.ino);
     }
-    if moment == "started" {
+    if ["started", "stopped"].contains(&moment.as_str()) {
         sandbox.go().expect("starts");
     }
     println!("waiting");
@@ -85,11 +86,13 @@ fn daemon() {
 fn a_daemon_that_is_killed_leaves_no_process() {
     // A start takes a few milliseconds: the delays fall into its different steps.
     let spawned = (0..8).map(|delay_ms| ("spawned", delay_ms));
-    for (moment, delay_ms) in spawned.chain([("ready", 0), ("started", 0), ("started", 20)]) {
+    for (moment, delay_ms) in spawned.chain([("ready", 0), ("started", 0), ("stopped", 20)]) {
         // A program of its own, so that its processes can be told from those of other tests.
-        let directory = tempfile::tempdir().expect("temporary directory");
+        // A link, since a fresh copy is busy (ETXTBSY) while a process that another test forks still holds it open.
+        let beside = Path::new(BELLJARD).parent().expect("a directory");
+        let directory = tempfile::tempdir_in(beside).expect("temporary directory");
         let executable = directory.path().join("belljard");
-        fs::copy(BELLJARD, &executable).expect("copy");
+        fs::hard_link(BELLJARD, &executable).expect("link");
         let mut daemon = Command::new(std::env::current_exe().expect("own path"))
             .args(["--ignored", "--exact", "daemon", "--nocapture"])
             .env("TEST_EXECUTABLE", &executable)
@@ -100,17 +103,20 @@ fn a_daemon_that_is_killed_leaves_no_process() {
             .expect("spawn");
         let lines = BufReader::new(daemon.stdout.take().expect("piped")).lines();
         let mut namespace = None;
+        let mut waiting = false;
         for line in lines {
             let line = line.expect("line");
             if let Some((_, ino)) = line.split_once("namespace ") {
                 namespace = Some(ino.parse::<u64>().expect("number"));
             }
             if line.ends_with("waiting") {
+                waiting = true;
                 break;
             }
         }
+        assert!(waiting, "the daemon failed");
         let left = || {
-            namespace.map_or(0, cases::processes_in)
+            namespace.map_or(0, |namespace| cases::processes_in(namespace).len())
                 + fs::read_dir("/proc")
                     .expect("proc")
                     .filter_map(|entry| fs::read_link(entry.ok()?.path().join("exe")).ok())
@@ -120,6 +126,13 @@ fn a_daemon_that_is_killed_leaves_no_process() {
         std::thread::sleep(Duration::from_millis(delay_ms));
         if moment == "started" {
             assert!(left() >= 4, "outer and first twice, by program and by namespace");
+        }
+        if moment == "stopped" {
+            // Somebody on the host stopped every process inside: they cannot notice that the daemon is gone.
+            for pid in namespace.map(cases::processes_in).expect("started") {
+                belljar::sys::process::kill(pid, nix::sys::signal::Signal::SIGSTOP as i32)
+                    .expect("stop");
+            }
         }
         daemon.kill().expect("kill");
         daemon.wait().expect("wait");
@@ -150,7 +163,8 @@ fn a_sandbox_that_is_killed_while_it_starts_leaves_nothing() {
         match started {
             Ok(()) => {}
             Err(failure) => {
-                assert_eq!((text.as_str(), ended.how), ("", Exit::Vanished), "{failure}");
+                // Killed between the execve and the word of it, the command may have run.
+                assert_eq!(ended.how, Exit::Vanished, "{failure}");
             }
         }
     }

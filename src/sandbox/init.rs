@@ -12,6 +12,7 @@ use super::protocol::{self, NamespaceId, Report, SetupFailure, Usage};
 use super::reaper::Reaper;
 use super::{capabilities, credentials, namespaces, rlimits, rootfs};
 use crate::sys::process::{self, Fork};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal};
@@ -119,22 +120,22 @@ fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
     }
 }
 
-/// Tells the daemon which process to hold on to, and reaps it.
+/// Tells the daemon which process to hold on to, and reaps it. Ends it when the daemon is gone: it does so by itself, unless
+/// somebody on the host stopped it.
 fn wait_for(first: Pid, socket: &OwnedFd) -> ExitCode {
-    let told = process::pidfd_open(first)
-        .and_then(|pidfd| protocol::send(socket, &Report::Forked, Some(pidfd.as_fd())));
-    let _ = nix::sys::prctl::set_dumpable(false);
-    let null = File::options().read(true).write(true).open("/dev/null");
-    if let Ok(null) = null {
-        // Whoever reads the command's output must see its end, and not that of this process.
-        let _ = nix::unistd::dup2_stdin(&null);
-        let _ = nix::unistd::dup2_stdout(&null);
-        let _ = nix::unistd::dup2_stderr(&null);
+    let pidfd = process::pidfd_open(first);
+    let told = pidfd
+        .as_ref()
+        .is_ok_and(|fd| protocol::send(socket, &Report::Forked, Some(fd.as_fd())).is_ok());
+    // Whoever reads the command's output must see its end, and not that of this process.
+    let alone = prctl::set_dumpable(false).is_ok() && process::release_stdio().is_ok();
+    match pidfd {
+        Ok(pidfd) if told && alone => wait_for_either_end(&pidfd, socket),
+        // The daemon is gone, or would never learn what it needs.
+        Ok(_) | Err(_) => {}
     }
-    if told.is_err() {
-        // The daemon is gone, or could never kill what it started.
-        let _ = nix::sys::signal::kill(first, Signal::SIGKILL);
-    }
+    // Too late when it has ended by itself, and until it is reaped its number is nobody else's.
+    let _ = nix::sys::signal::kill(first, Signal::SIGKILL);
     while let Err(nix::errno::Errno::EINTR) = waitpid(first, None) {}
     // The first process waited for all others (zap_pid_ns_processes in the kernel), so that this counts every one.
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) {
@@ -149,6 +150,16 @@ fn wait_for(first: Pid, socket: &OwnedFd) -> ExitCode {
         let _ = protocol::send(socket, &Report::Used(used), None);
     }
     ExitCode::SUCCESS
+}
+
+/// Returns when the first process has ended or the other end of the socket is gone.
+fn wait_for_either_end(first: &OwnedFd, socket: &OwnedFd) {
+    let mut ends = [
+        PollFd::new(first.as_fd(), PollFlags::POLLIN),
+        // Nothing to read here: the orders are the first process's. A hang-up is told unasked.
+        PollFd::new(socket.as_fd(), PollFlags::empty()),
+    ];
+    while let Err(nix::errno::Errno::EINTR) = poll(&mut ends, PollTimeout::NONE) {}
 }
 
 /// The first process of the new pid namespace. Never returns.

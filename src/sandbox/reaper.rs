@@ -123,7 +123,7 @@ impl Reaper {
             Ok(starting) => {
                 self.state = State::Starting(starting);
                 // The command alone holds the caller's descriptors from here on: when it closes one, the other side sees that.
-                release_stdio().map_or_else(
+                process::release_stdio().map_or_else(
                     |error| self.fail(SetupFailure::because(STEP, "release stdio", &error)),
                     |()| Ok(Next::Continue),
                 )
@@ -221,12 +221,4 @@ impl Reaper {
             State::Waiting | State::Starting(_) | State::Running(_) => Ok(Next::Continue),
         }
     }
-}
-
-fn release_stdio() -> io::Result<()> {
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
-    Ok(())
 }

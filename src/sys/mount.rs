@@ -299,6 +299,9 @@ mod tests {
         std::fs::create_dir(&below).expect("mkdir");
         let directory = std::fs::File::open(source.path()).expect("open");
         let copy = detach(&directory, MountAttr::READ_ONLY).expect("detach");
+        // Mount events reach only what is attached.
+        let place = tempfile::tempdir().expect("temporary directory");
+        move_mount(&copy, AT_FDCWD, place.path()).expect("attach");
         mount(Some("tmpfs"), &below, Some("tmpfs"), MsFlags::empty(), none).expect("tmpfs");
         let make = |name: &str| nix::sys::stat::mkdirat(&copy, name, nix::sys::stat::Mode::S_IRWXU);
         assert_eq!(make("x"), Err(nix::errno::Errno::EROFS));

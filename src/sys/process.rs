@@ -77,6 +77,15 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Puts `/dev/null` in the place of standard input, output and error: whoever is at their other ends no longer waits for this process.
+pub fn release_stdio() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
 /// Takes over every descriptor from 3 on that the parent passed: they are numbered without a gap. What lies behind a gap is
 /// closed. All become close-on-exec. Works once, and belongs at the very start of `main`.
 pub fn take_inherited_descriptors() -> io::Result<Vec<OwnedFd>> {

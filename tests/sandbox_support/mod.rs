@@ -42,6 +42,7 @@ impl Host {
             "workspace/output",
             "workspace/.belljar",
             "control/secrets",
+            "api",
             "scratch",
         ] {
             fs::create_dir_all(host.path(name)).expect("directory");
@@ -115,7 +116,7 @@ impl Host {
         let descriptors = SandboxDescriptors {
             workspace: self.detached("workspace"),
             control: self.detached("control"),
-            api_directory: None,
+            api_directory: Some(self.detached("api")),
             expose,
             stdio: [null.into(), stdout.into(), stderr.into()],
         };
