@@ -75,7 +75,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
     let client = &connection.client;
     match command {
         ArtifactCommand::Ls { filters, json } => {
-            let page = connection.block_on(filters.fetch(client))??;
+            let page = connection.block_on(filters.fetch(client))?;
             if json {
                 output::print_json(&page);
             } else {
@@ -84,7 +84,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
             Ok(DONE)
         }
         ArtifactCommand::Show { reference, json } => {
-            let artifact = connection.block_on(client.artifact(&reference))??;
+            let artifact = connection.block_on(client.artifact(&reference))?;
             if json {
                 output::print_json(&artifact);
             } else {
@@ -99,7 +99,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Rm { reference, json } => {
             let mut artifacts = Vec::with_capacity(reference.len());
             for reference in &reference {
-                artifacts.push(connection.block_on(client.remove_artifact(reference))??);
+                artifacts.push(connection.block_on(client.remove_artifact(reference))?);
             }
             if json {
                 output::print_json(&ArtifactPage { artifacts, next: None });
@@ -110,7 +110,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
             let timeout_ms =
                 timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
             let request = SyncRequest { workspace, timeout_ms };
-            let outcome = connection.block_on(client.sync(&request))??;
+            let outcome = connection.block_on(client.sync(&request))?;
             if json {
                 output::print_json(&outcome);
             } else if !outcome.complete {
@@ -194,7 +194,7 @@ fn cat(connection: &Connection, reference: &str) -> Outcome {
             }
         }
         Ok::<_, crate::client::ClientError>(Ok(()))
-    })?;
+    });
     copied??;
     Ok(DONE)
 }
@@ -205,7 +205,7 @@ fn get(
     destination: Option<&Path>,
     force: bool,
 ) -> Outcome {
-    let artifact = connection.block_on(connection.client.artifact(reference))??;
+    let artifact = connection.block_on(connection.client.artifact(reference))?;
     let destination = match destination {
         Some(path) if path.is_dir() => path.join(own_name(&artifact)?),
         Some(path) => path.to_owned(),
@@ -214,7 +214,7 @@ fn get(
     // `show` resolved the version, so that what was looked at is what is fetched.
     let exact = format!("{}@{}", artifact.id, artifact.version);
     let partial = Partial::create(&destination, force)?;
-    let mut content = connection.block_on(connection.client.content(&exact))??;
+    let mut content = connection.block_on(connection.client.content(&exact))?;
     let filled = connection.block_on(async {
         let mut progress = Progress::new(content.size);
         let mut file = &partial.file;
@@ -227,7 +227,7 @@ fn get(
             bail!("{} of {} bytes arrived", progress.done, artifact.size);
         }
         Ok(())
-    })?;
+    });
     filled?;
     partial.finish()?;
     output::remark(&format!("{exact} is in {}", destination.display()));

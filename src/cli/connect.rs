@@ -36,6 +36,7 @@ pub struct Context {
 pub struct Connection {
     pub client: Client,
     private: Option<Box<dyn PrivateDaemon>>,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl std::fmt::Debug for Connection {
@@ -112,7 +113,7 @@ impl Context {
     pub fn running(&self, what: &str) -> Result<Connection, Failure> {
         let (_, paths) = self.settings()?;
         match self.find(&paths)? {
-            Some(client) => Ok(Connection { client, private: None }),
+            Some(client) => Ok(Connection::new(client, None)?),
             None => Err(Failure::unreachable(format!(
                 "no daemon is running, and {what} in a daemon only: start one with `belljard serve` (it would listen at {})",
                 paths.socket.display()
@@ -124,7 +125,7 @@ impl Context {
     pub fn running_or_private(&self) -> Result<Connection, Failure> {
         let (config, paths) = self.settings()?;
         if let Some(client) = self.find(&paths)? {
-            return Ok(Connection { client, private: None });
+            return Ok(Connection::new(client, None)?);
         }
         // A command's own output must not drown in the daemon's; BELLJAR_LOG asks for more.
         let filter = self.around.text("BELLJAR_LOG").unwrap_or_else(|| "warn".to_owned());
@@ -132,17 +133,22 @@ impl Context {
             .map_err(anyhow::Error::from)?;
         let private = (self.start)(&config, &paths)
             .context("no daemon is running, and a private one could not be started")?;
-        Ok(Connection { client: Client::at(private.socket()), private: Some(private) })
+        let client = Client::at(private.socket());
+        Ok(Connection::new(client, Some(private))?)
     }
 }
 
 impl Connection {
-    /// Runs the calls of one command.
-    pub fn block_on<T>(&self, calls: impl Future<Output = T>) -> anyhow::Result<T> {
+    fn new(client: Client, private: Option<Box<dyn PrivateDaemon>>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the event loop")?;
-        Ok(runtime.block_on(calls))
+        Ok(Connection { client, private, runtime })
+    }
+
+    /// Runs calls of one command. An answer that is read in parts may be begun in one call and ended in another.
+    pub fn block_on<T>(&self, calls: impl Future<Output = T>) -> T {
+        self.runtime.block_on(calls)
     }
 }

@@ -20,7 +20,7 @@ pub enum DaemonCommand {
 pub fn run(context: &Context, command: DaemonCommand) -> Outcome {
     let DaemonCommand::Status { json } = command;
     let connection = context.running("its state is known")?;
-    let status = connection.block_on(connection.client.status())??;
+    let status = connection.block_on(connection.client.status())?;
     if json {
         output::print_json(&status);
         return Ok(DONE);

@@ -74,13 +74,13 @@ pub fn run(context: &Context, command: EnvCommand) -> Outcome {
             let connection = context.running(NEEDS)?;
             for (name, value) in variables {
                 let setting = connection.client.set_variable(&workspace, &name, value);
-                connection.block_on(setting)??;
+                connection.block_on(setting)?;
             }
             Ok(DONE)
         }
         EnvCommand::Ls { workspace, json } => {
             let connection = context.running(NEEDS)?;
-            let environment = connection.block_on(connection.client.environment(&workspace))??;
+            let environment = connection.block_on(connection.client.environment(&workspace))?;
             if json {
                 output::print_json(&environment);
                 return Ok(DONE);
@@ -93,7 +93,7 @@ pub fn run(context: &Context, command: EnvCommand) -> Outcome {
         EnvCommand::Rm { workspace, name } => {
             let connection = context.running(NEEDS)?;
             for name in &name {
-                connection.block_on(connection.client.remove_variable(&workspace, name))??;
+                connection.block_on(connection.client.remove_variable(&workspace, name))?;
             }
             Ok(DONE)
         }

@@ -190,7 +190,7 @@ fn run_to_receipt(context: &Context, arguments: RunArguments) -> Result<(Receipt
     let plan = Plan::new(arguments)?;
     let connection = context.running_or_private()?;
     let (request, leash) = plan.send(&connection)?;
-    let receipt = connection.block_on(follow(connection.client.clone(), request, leash))??;
+    let receipt = connection.block_on(follow(connection.client.clone(), request, leash))?;
     Ok((receipt, quiet))
 }
 

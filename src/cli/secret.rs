@@ -55,13 +55,13 @@ pub fn run(context: &Context, command: SecretCommand) -> Outcome {
             for (name, source) in &sources {
                 let request = source.request(name, !not_sensitive)?;
                 let setting = connection.client.set_secret(&workspace, name, &request);
-                connection.block_on(setting)??;
+                connection.block_on(setting)?;
             }
             Ok(DONE)
         }
         SecretCommand::Ls { workspace, json } => {
             let connection = context.running(NEEDS)?;
-            let list = connection.block_on(connection.client.secrets(&workspace))??;
+            let list = connection.block_on(connection.client.secrets(&workspace))?;
             if json {
                 output::print_json(&list);
                 return Ok(DONE);
@@ -80,7 +80,7 @@ pub fn run(context: &Context, command: SecretCommand) -> Outcome {
         SecretCommand::Rm { workspace, name } => {
             let connection = context.running(NEEDS)?;
             for name in &name {
-                connection.block_on(connection.client.remove_secret(&workspace, name))??;
+                connection.block_on(connection.client.remove_secret(&workspace, name))?;
             }
             Ok(DONE)
         }

@@ -62,7 +62,7 @@ pub fn run(context: &Context, command: WorkspaceCommand) -> Outcome {
         WorkspaceCommand::Create(arguments) => create(context, arguments),
         WorkspaceCommand::Ls { json } => {
             let connection = context.running(NEEDS)?;
-            let list = connection.block_on(connection.client.workspaces())??;
+            let list = connection.block_on(connection.client.workspaces())?;
             if json {
                 output::print_json(&list);
             } else {
@@ -72,14 +72,14 @@ pub fn run(context: &Context, command: WorkspaceCommand) -> Outcome {
         }
         WorkspaceCommand::Show { id, json } => {
             let connection = context.running(NEEDS)?;
-            let workspace = connection.block_on(connection.client.workspace(&id))??;
+            let workspace = connection.block_on(connection.client.workspace(&id))?;
             print(&workspace, json);
             Ok(DONE)
         }
         WorkspaceCommand::Rm { id } => {
             let connection = context.running(NEEDS)?;
             for id in &id {
-                connection.block_on(connection.client.remove_workspace(id))??;
+                connection.block_on(connection.client.remove_workspace(id))?;
             }
             Ok(DONE)
         }
@@ -120,7 +120,7 @@ fn create(context: &Context, arguments: CreateArguments) -> Outcome {
         (Some(token), Some(leash))
     };
     let request = WorkspaceRequest { id, mounts, secrets, env: manifest.env, descriptors };
-    let workspace = connection.block_on(connection.client.create_workspace(&request))??;
+    let workspace = connection.block_on(connection.client.create_workspace(&request))?;
     print(&workspace, arguments.json);
     Ok(DONE)
 }

@@ -258,7 +258,9 @@ impl Sandbox {
         }
         match protocol::receive(&self.remote.0.socket) {
             Ok(Some((report, descriptor))) => self.note(report, descriptor),
-            Ok(None) => Err(self.vanished(format_args!("it ended before it said that it could {what}"))),
+            Ok(None) => {
+                Err(self.vanished(format_args!("it ended before it said that it could {what}")))
+            }
             Err(error) => Err(self.vanished(protocol::errno_text(&error))),
         }
     }
