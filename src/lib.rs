@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations)]
 
+pub mod artifact;
 pub mod model;
 pub mod storage;
 #[allow(unsafe_code)]

@@ -59,21 +59,23 @@ impl LocalBlobs {
         })
     }
 
-    /// Removes what a dead instance left half-written.
-    pub fn remove_temporaries(&self, instance: Uuid) -> io::Result<usize> {
+    /// Removes what a dead instance left half-written in the store at `root`.
+    pub fn remove_temporaries_of(root: &Path, instance: Uuid) -> io::Result<()> {
         let prefix = format!("{instance}-");
-        let mut removed = 0;
-        for entry in fs::read_dir(self.root.join("tmp"))? {
+        let entries = match fs::read_dir(root.join("tmp")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
                 match fs::remove_file(entry.path()) {
-                    Ok(()) => removed += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
                 }
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     fn fail(&self, doing: &'static str) -> impl FnOnce(io::Error) -> BlobError + '_ {

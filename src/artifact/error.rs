@@ -1,0 +1,52 @@
+//! What can go wrong with artifacts.
+
+use super::rules::BadPattern;
+use crate::model::artifact::ArtifactState;
+use crate::model::id::ArtifactId;
+use crate::storage::{BlobError, CatalogError};
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {doing} {}", path.display())]
+    State {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Rules(#[from] BadPattern),
+    #[error(transparent)]
+    Catalog(CatalogError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("cannot note the workspace in the journal")]
+    Journal(#[source] io::Error),
+    #[error("no artifact {reference}")]
+    NotFound { reference: String },
+    #[error("{given:?} names no version: use ID, ID@NUMBER or ID@latest")]
+    BadReference { given: String },
+    #[error("the query is not allowed: {why}")]
+    BadQuery { why: String },
+    #[error("artifact {id} version {version} is {from} and cannot become {to}")]
+    IllegalTransition { id: ArtifactId, version: u64, from: ArtifactState, to: ArtifactState },
+    #[error("artifact {reference} is deleted and its content is not given out")]
+    Deleted { reference: String },
+    #[error(
+        "the content of artifact {reference} was larger than the limit and was not kept; the file was {host_path}"
+    )]
+    ContentNotKept { reference: String, host_path: String },
+}
+
+impl From<CatalogError> for Error {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::IllegalTransition { id, number, from, to } => {
+                Error::IllegalTransition { id, version: number, from, to }
+            }
+            other => Error::Catalog(other),
+        }
+    }
+}

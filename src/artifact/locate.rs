@@ -1,0 +1,89 @@
+//! Finds the file of a job again: through its file system while that lives, by its path when it is gone.
+//!
+//! By path only what the journal recorded is believed: the mount's directory must be the very one (device and inode),
+//! the file is looked up beneath it through no link, is not opened before it is known to be a regular file (opening a
+//! device can have effects), and must belong to the workspace's owner or be readable by everyone: a path in a
+//! directory that its owner controls could lead the daemon to a hard link of a file that is not theirs.
+
+use super::record::{MountRecord, Place, WorkspaceRecord};
+use crate::sys::openat2::open_beneath;
+use crate::vfs::observer::{FileKey, FileSource};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use uuid::Uuid;
+
+/// Where a job's file is found.
+#[derive(Debug)]
+pub(super) enum Found {
+    File(File),
+    /// It has no name any more, or what has its name is not it.
+    Gone(&'static str),
+}
+
+/// The file's present place; `None` when it has none.
+pub(super) fn place_by_source(
+    source: &dyn FileSource,
+    file: FileKey,
+    workspace: &WorkspaceRecord,
+) -> Option<Place> {
+    let location = source.location(file)?;
+    let mount = workspace.mounts.iter().position(|mount| mount.name == location.mount)?;
+    Some(Place { mount: u16::try_from(mount).ok()?, path: location.path })
+}
+
+pub(super) fn open_by_path(
+    workspace: &WorkspaceRecord,
+    place: &Place,
+    this_boot: Uuid,
+) -> io::Result<Found> {
+    let Some(mount) = workspace.mounts.get(usize::from(place.mount)) else {
+        return Ok(Found::Gone("its mount point is not known"));
+    };
+    let directory = match open_directory(mount) {
+        Ok(directory) => directory,
+        Err(error) if is_gone(&error) => return Ok(Found::Gone("the mount's directory is gone")),
+        Err(error) => return Err(error),
+    };
+    let metadata = directory.metadata()?;
+    // Device numbers may be given anew at boot; inode numbers stay.
+    let same_device = metadata.dev() == mount.host_dev || workspace.boot != this_boot;
+    if metadata.ino() != mount.host_ino || !same_device {
+        return Ok(Found::Gone("the mount's directory was replaced by another"));
+    }
+    let path = place.path.as_path();
+    let handle = match open_beneath(&directory, path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
+        Ok(handle) => File::from(handle),
+        Err(error) if is_gone(&error) => return Ok(Found::Gone("the file is gone")),
+        Err(error) => return Err(error),
+    };
+    let metadata = handle.metadata()?;
+    if !metadata.is_file() {
+        return Ok(Found::Gone("it is not a regular file any more"));
+    }
+    let owner = workspace.owner_uid;
+    if owner != 0 && metadata.uid() != owner && metadata.mode() & 0o004 == 0 {
+        return Ok(Found::Gone("it belongs to somebody else"));
+    }
+    // A descriptor made with O_PATH is opened for reading through /proc (proc(5), /proc/pid/fd): the same file, whatever
+    // has its name by now.
+    File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).map(Found::File)
+}
+
+fn open_directory(mount: &MountRecord) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
+        .open(&mount.host_path)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let raw = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        raw,
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV | Errno::ENAMETOOLONG)
+    )
+}

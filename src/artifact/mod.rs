@@ -1,0 +1,318 @@
+//! Artifacts: what a process writes becomes a version by itself.
+//!
+//! ```text
+//! vfs ──WriteObserver──▶ observer ─▶ journal + dirty_set ─▶ schedule ─▶ registrar ─▶ storage
+//!                                          ▲                               │
+//!                         recovery ────────┘        acknowledgement ◀──────┘
+//! ```
+//!
+//! A write is noted in the journal before the kernel is answered; a file that was closed and stayed quiet is copied,
+//! its content stored, its row stored, and only then it is acknowledged in the journal. Whatever fails on the way is
+//! tried again, by this daemon or, when it dies, by the next one. `docs/decisions/0002-journal-and-recovery.md` has the
+//! formats and the algorithm.
+//!
+//! All calls of [`Artifacts`] but those of its observers may block; async code makes them from a blocking pool.
+
+mod copy;
+pub mod detect;
+mod dirty_set;
+mod error;
+mod instance;
+mod journal;
+mod locate;
+mod observer;
+mod record;
+mod recovery;
+mod registrar;
+mod registry;
+pub mod rules;
+mod schedule;
+mod service;
+mod settings;
+
+pub use error::Error;
+pub use instance::InstanceInfo;
+pub use recovery::{InstanceRecord, Recovered};
+pub use schedule::{DrainScope, Drained};
+pub use settings::Settings;
+
+use crate::model::id::{MountName, RunId, WorkspaceId};
+use crate::storage::blob::local::LocalBlobs;
+use crate::storage::catalog::sqlite::SqliteCatalog;
+use crate::storage::{BlobStore, Catalog};
+use crate::vfs::observer::{FileSource, WriteObserver};
+use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
+use dirty_set::DirtySet;
+use instance::Instance;
+use journal::Journal;
+use observer::Observer;
+use record::{MountRecord, Record, RunInfo, WorkspaceRecord};
+use rules::Rules;
+use schedule::{Lane, Schedule};
+use service::{Parts, Service};
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// The artifact service of one daemon. Clones share it; dropping the last one stops it without waiting, and what was
+/// not registered is recovered by the next daemon.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    service: Arc<Service>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A workspace whose writes are to be followed.
+#[derive(Debug, Clone)]
+pub struct AttachedWorkspace {
+    pub id: WorkspaceId,
+    pub owner_uid: u32,
+    pub mounts: Vec<AttachedMount>,
+}
+
+#[derive(Debug, Clone)]
+pub struct AttachedMount {
+    pub name: MountName,
+    /// Absolute; with the owner it is what a file is known by.
+    pub host_path: PathBuf,
+    /// Which directory that is, so that recovery takes no other for it.
+    pub host_dev: u64,
+    pub host_ino: u64,
+    /// Whether files written here become artifacts.
+    pub artifacts: bool,
+}
+
+/// A workspace that is followed. Dropping it changes nothing; [`Artifacts::detach`] ends it.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    service: Arc<Service>,
+    number: u32,
+    observer: Arc<Observer>,
+}
+
+impl Attachment {
+    /// What the workspace's file system reports its writes to.
+    pub fn observer(&self) -> Arc<dyn WriteObserver> {
+        self.observer.clone()
+    }
+
+    /// The file system itself, once it is built. Without it files are found by their host paths, as after a crash.
+    pub fn set_source(&self, source: Arc<dyn FileSource>) {
+        self.service.set_source(self.number, source);
+    }
+}
+
+/// A run to which writes may be attributed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    pub id: RunId,
+    pub graph_id: Option<String>,
+    pub node_id: Option<String>,
+}
+
+fn state_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::State { doing, path: path.to_owned(), source }
+}
+
+impl Artifacts {
+    /// Opens the state directory, making what is missing, and starts the registrar.
+    pub fn open(settings: Settings) -> Result<Self, Error> {
+        let root = &settings.state_dir;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(state_error("make the state directory", root))?;
+        let catalog = SqliteCatalog::open(&root.join("catalog.sqlite"))?;
+        let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?;
+        Self::with_storage(settings, Box::new(blobs), Box::new(catalog))
+    }
+
+    /// The same over a given storage; the journal is in the state directory all the same.
+    pub fn with_storage(
+        settings: Settings,
+        blobs: Box<dyn BlobStore>,
+        catalog: Box<dyn Catalog>,
+    ) -> Result<Self, Error> {
+        let rules = Rules::new(&settings.ignore)?;
+        let root = settings.state_dir.clone();
+        let boot = instance::boot_id().map_err(state_error("learn the boot id for", &root))?;
+        let info = InstanceInfo {
+            uuid: settings.instance,
+            pid: std::process::id(),
+            boot,
+            runtime_dir: settings.runtime_dir.clone().filter(|path| path.to_str().is_some()),
+            started_at: jiff::Timestamp::now(),
+        };
+        let instance =
+            Instance::create(&root, &info).map_err(state_error("make the instance in", &root))?;
+        let journal = Journal::create(&instance.journal())
+            .map_err(state_error("make the journal in", &instance.directory))?;
+        let state = DirtySet::new(Schedule::new(settings.debounce, settings.debounce_max));
+        let threads = settings.threads.max(1);
+        let parts = Parts { settings, rules, blobs, catalog, boot, journal, state, instance };
+        let service = Arc::new(Service::new(parts));
+        let handle = Handle { service: service.clone(), threads: Mutex::default() };
+        let lanes = std::iter::repeat_n(Lane::Small, threads).chain([Lane::Large]);
+        for lane in lanes {
+            let service = service.clone();
+            let thread = std::thread::Builder::new()
+                .name("registrar".to_owned())
+                .spawn(move || registrar::run(&service, lane))
+                .map_err(state_error("start the registrar for", &root))?;
+            handle.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Self { handle: Arc::new(handle) })
+    }
+
+    fn service(&self) -> &Service {
+        &self.handle.service
+    }
+
+    /// Takes over what dead daemons left and registers it. See [`Recovered`].
+    pub fn recover(&self) -> Result<Recovered, Error> {
+        recovery::recover(self.service())
+    }
+
+    /// Follows the writes of a workspace. One of the same owner and id that is attached still is detached.
+    pub fn attach(&self, workspace: AttachedWorkspace) -> Result<Attachment, Error> {
+        self.detach(&workspace.id, workspace.owner_uid);
+        let service = &self.handle.service;
+        let number = service.next_workspace();
+        let followed = workspace.mounts.iter().zip(0..).filter(|(mount, _)| mount.artifacts);
+        let mounts = followed.map(|(mount, position)| (mount.name.clone(), position)).collect();
+        let record = Record::Workspace(WorkspaceRecord {
+            number,
+            id: workspace.id,
+            owner_uid: workspace.owner_uid,
+            boot: service.boot,
+            mounts: workspace
+                .mounts
+                .into_iter()
+                .map(|mount| MountRecord {
+                    name: mount.name,
+                    host_path: mount.host_path,
+                    host_dev: mount.host_dev,
+                    host_ino: mount.host_ino,
+                    artifacts: mount.artifacts,
+                })
+                .collect(),
+        });
+        {
+            let mut journal = service.journal();
+            journal.append(std::slice::from_ref(&record)).map_err(Error::Journal)?;
+            service.attach_source(number);
+            service.change(|state| state.apply(&record, Instant::now()));
+        }
+        let observer = Arc::new(Observer::new(service.clone(), number, mounts));
+        Ok(Attachment { service: service.clone(), number, observer })
+    }
+
+    /// The workspace was unmounted. What it left is registered through its host paths.
+    pub fn detach(&self, id: &WorkspaceId, owner_uid: u32) {
+        let called = self.service().state().workspaces_called(owner_uid, id);
+        let attached = self.service().attached();
+        for number in called.into_iter().filter(|number| attached.contains(number)) {
+            self.service().detach(number);
+        }
+    }
+
+    /// Notes what belongs to a run, before its first write.
+    pub fn begin_run(&self, run: RunRecord) {
+        let RunRecord { id, graph_id, node_id } = run;
+        let record = Record::Run(RunInfo { id, graph_id, node_id });
+        let mut journal = self.service().journal();
+        journal.append_or_rewrite_later(std::slice::from_ref(&record));
+        self.service().change(|state| state.apply(&record, Instant::now()));
+    }
+
+    /// The run ended and was drained; what it still has to register keeps its graph.
+    pub fn end_run(&self, id: RunId) {
+        self.service().state().end_runs([id]);
+    }
+
+    /// Waits until what the scope names is registered, at most until the deadline, and says what is not.
+    pub fn drain(&self, scope: DrainScope, deadline: Instant) -> Drained {
+        self.service().drain(scope, deadline)
+    }
+
+    /// `owner` of `None` sees everyone's. CREATING is a state of the journal, not of a row, and lists nothing here.
+    pub fn list(&self, owner: Option<u32>, query: &ArtifactQuery) -> Result<ArtifactPage, Error> {
+        registry::list(&*self.service().catalog, owner, query)
+    }
+
+    /// `ID` and `ID@latest` are the latest version, `ID@7` is the seventh.
+    pub fn get(&self, owner: Option<u32>, reference: &str) -> Result<Artifact, Error> {
+        registry::get(&*self.service().catalog, owner, reference)
+    }
+
+    /// A version with its bytes.
+    pub fn content(&self, owner: Option<u32>, reference: &str) -> Result<(Artifact, File), Error> {
+        registry::content(&*self.service().catalog, &*self.service().blobs, owner, reference)
+    }
+
+    /// Marks as DELETED: with `ID` every version, with `ID@…` that one. The content stays.
+    pub fn delete(&self, owner: Option<u32>, reference: &str) -> Result<Artifact, Error> {
+        registry::delete(&*self.service().catalog, owner, reference)
+    }
+
+    /// The versions that a run produced, including those that it wrote again with the same bytes.
+    pub fn of_run(&self, run: RunId) -> Result<Vec<Artifact>, Error> {
+        registry::of_run(&*self.service().catalog, run)
+    }
+
+    /// Files that were opened for writing and are not registered.
+    pub fn pending(&self) -> usize {
+        self.service().state().len()
+    }
+
+    /// Ends the service after every workspace was unmounted: registers what is left, at most until the deadline, and
+    /// removes this instance's directory when nothing is. What is left then is recovered by the next daemon.
+    pub fn shutdown(&self, deadline: Instant) -> Drained {
+        for workspace in self.service().attached() {
+            self.service().detach(workspace);
+        }
+        let drained = self.drain(DrainScope::All, deadline);
+        self.handle.stop();
+        drained
+    }
+}
+
+impl Handle {
+    fn stop(&self) {
+        self.service.stop();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // It cannot have panicked: a panic aborts the process.
+            let _ = thread.join();
+        }
+        self.service.forget_sources();
+        // No record may follow: once the lock is free another daemon reads the journal.
+        self.service.journal().close();
+        let instance = self.service.instance.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(instance) = instance
+            && self.service.state().is_empty()
+        {
+            let directory = instance.directory.clone();
+            if let Err(error) = instance.remove() {
+                tracing::warn!(%error, directory = %directory.display(), "the instance's directory stays behind");
+            }
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

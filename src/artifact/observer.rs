@@ -1,0 +1,119 @@
+//! Hears of writes and notes them: the journal's end of [`WriteObserver`].
+//!
+//! These calls are made on threads that serve the kernel. Each costs at most one write(2) to the journal and the lookup
+//! of a few maps; what the registrar does with a file never holds a lock that is taken here across I/O of its own,
+//! except for its acknowledgements, which are one write(2) as well.
+
+use super::record::{FileRef, Place, Record};
+use super::service::Service;
+use crate::model::id::MountName;
+use crate::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Observer {
+    service: Arc<Service>,
+    /// The workspace's number in the journal.
+    number: u32,
+    /// Position of each mount point whose files are artifacts.
+    mounts: HashMap<MountName, u16>,
+}
+
+impl Observer {
+    pub fn new(service: Arc<Service>, number: u32, mounts: HashMap<MountName, u16>) -> Self {
+        Self { service, number, mounts }
+    }
+
+    fn file(&self, file: FileKey) -> FileRef {
+        FileRef { workspace: self.number, file }
+    }
+
+    fn place(&self, at: &Location) -> Option<Place> {
+        let mount = *self.mounts.get(&at.mount)?;
+        Some(Place { mount, path: at.path.clone() })
+    }
+}
+
+impl WriteObserver for Observer {
+    fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking> {
+        let (file, Some(at)) = (self.file(file), self.place(at)) else {
+            return Ok(Tracking::Ignored);
+        };
+        let mut journal = self.service.journal();
+        let follows = {
+            let state = self.service.state();
+            let follows = state.follows(file);
+            if !follows && self.service.ignores(&at.path) {
+                return Ok(Tracking::Ignored);
+            }
+            if !follows && state.len() >= self.service.settings.files_max {
+                return Err(nix::errno::Errno::ENFILE.into());
+            }
+            follows
+        };
+        let record = Record::Dirtied { file, at, run: writer.run, dirtied_at: now_microseconds() };
+        journal.append(std::slice::from_ref(&record))?;
+        self.service.change(|state| state.apply(&record, Instant::now()));
+        Ok(if follows { Tracking::Continues } else { Tracking::Began })
+    }
+
+    fn closed(&self, file: FileKey, changed: bool) {
+        let file = self.file(file);
+        let mut journal = self.service.journal();
+        if self.service.state().follows(file) {
+            let record = Record::Closed { file, changed };
+            // Without this record recovery takes the file for one that was open at death, which registers it as well.
+            journal.append_or_rewrite_later(std::slice::from_ref(&record));
+            self.service.change(|state| state.apply(&record, Instant::now()));
+        }
+    }
+
+    fn named(
+        &self,
+        file: FileKey,
+        _from: Option<&Location>,
+        to: &Location,
+        writer: Writer,
+        open_for_writing: bool,
+    ) -> Tracking {
+        let (file, Some(to)) = (self.file(file), self.place(to)) else { return Tracking::Ignored };
+        let mut journal = self.service.journal();
+        let follows = self.service.state().follows(file);
+        if !follows && self.service.ignores(&to.path) {
+            self.service.change(|state| state.removed(self.number, &to, Instant::now()));
+            return Tracking::Ignored;
+        }
+        // A rename cannot be refused, so that the bound on followed files does not hold here; the number of files does.
+        let record = Record::Named {
+            file,
+            to,
+            run: writer.run,
+            open: open_for_writing,
+            named_at: now_microseconds(),
+        };
+        journal.append_or_rewrite_later(std::slice::from_ref(&record));
+        self.service.change(|state| state.apply(&record, Instant::now()));
+        if follows { Tracking::Continues } else { Tracking::Began }
+    }
+
+    fn directory_moved(&self, from: &Location, to: &Location, _writer: Writer) {
+        let (Some(from), Some(to)) = (self.place(from), self.place(to)) else { return };
+        let mut journal = self.service.journal();
+        let record = Record::Moved { workspace: self.number, from, to };
+        journal.append_or_rewrite_later(std::slice::from_ref(&record));
+        self.service.change(|state| state.apply(&record, Instant::now()));
+    }
+
+    fn removed(&self, at: &Location) {
+        if let Some(at) = self.place(at) {
+            self.service.change(|state| state.removed(self.number, &at, Instant::now()));
+        }
+    }
+}
+
+fn now_microseconds() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}

@@ -1,0 +1,178 @@
+//! Takes over what dead daemons left: what they had not registered, and what they had half-written.
+//!
+//! A dead instance's journal is read, what it says is written into this daemon's own journal and made durable, and only
+//! then the dead journal is removed. A crash at any point leaves one journal or both, never none; a file that is in
+//! both is registered once. The directory itself stays until the caller has unmounted what the instance had mounted.
+
+use super::dirty_set::DirtySet;
+use super::error::Error;
+use super::instance::{Instance, InstanceInfo, claim_dead};
+use super::journal;
+use super::record::{EntryRecord, FileRef, Record, WorkspaceRecord};
+use super::schedule::DrainScope;
+use super::service::Service;
+use crate::model::id::RunId;
+use crate::storage::blob::local::LocalBlobs;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::time::Instant;
+use uuid::Uuid;
+
+/// Records that are appended to the journal at once.
+const CHUNK: usize = 4096;
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Dead instances. Each stays locked until it is removed or dropped; one that is dropped is found again next time.
+    pub instances: Vec<InstanceRecord>,
+    /// Files that were written and not registered.
+    pub files: usize,
+    /// How many of all followed files are still not registered.
+    pub pending: usize,
+    /// Instances whose journal could not be taken over; it is left as it is and the log says why.
+    pub unreadable: Vec<Uuid>,
+}
+
+/// A dead instance whose journal has been taken over.
+#[derive(Debug)]
+pub struct InstanceRecord {
+    instance: Instance,
+    info: Option<InstanceInfo>,
+}
+
+impl InstanceRecord {
+    pub fn uuid(&self) -> Uuid {
+        self.instance.uuid
+    }
+
+    /// What it said of itself; nothing when that cannot be read.
+    pub fn info(&self) -> Option<&InstanceInfo> {
+        self.info.as_ref()
+    }
+
+    /// Removes the instance's directory: nothing of it is left to clean up.
+    pub fn remove(self) -> Result<(), Error> {
+        let path = self.instance.directory.clone();
+        self.instance.remove().map_err(|source| Error::State {
+            doing: "remove the dead instance",
+            path,
+            source,
+        })
+    }
+}
+
+pub(super) fn recover(service: &Service) -> Result<Recovered, Error> {
+    let settings = &service.settings;
+    let claimed =
+        claim_dead(&settings.state_dir, settings.instance).map_err(|source| Error::State {
+            doing: "look for dead instances in",
+            path: settings.state_dir.clone(),
+            source,
+        })?;
+    let mut recovered = Recovered::default();
+    for instance in claimed {
+        match take_over(service, &instance) {
+            Ok(files) => {
+                recovered.files += files;
+                let info = instance.info();
+                recovered.instances.push(InstanceRecord { instance, info });
+            }
+            Err(error) => {
+                tracing::error!(instance = %instance.uuid, %error, "a dead instance's journal cannot be taken over");
+                recovered.unreadable.push(instance.uuid);
+            }
+        }
+    }
+    if recovered.files > 0 {
+        service.drain(DrainScope::All, Instant::now() + settings.recovery_wait);
+    }
+    recovered.pending = service.state().len();
+    Ok(recovered)
+}
+
+/// Answers how many files were taken over.
+fn take_over(service: &Service, dead: &Instance) -> io::Result<usize> {
+    let decoded = journal::read(&dead.journal())?;
+    if decoded.damaged_bytes > 0 {
+        tracing::error!(
+            instance = %dead.uuid,
+            bytes = decoded.damaged_bytes,
+            "a dead instance's journal is damaged; what could be read is recovered"
+        );
+    }
+    let now = Instant::now();
+    let mut left = DirtySet::default();
+    for record in &decoded.records {
+        left.apply(record, now);
+    }
+    // The runs died with their daemon.
+    left.end_runs(runs(&decoded.records));
+    let (records, workspaces, files) = renumber(service, left.records(|_| false));
+    if files > 0 {
+        adopt(service, &records, &workspaces)?;
+    }
+    match fs::remove_file(dead.journal()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    LocalBlobs::remove_temporaries_of(&service.settings.state_dir.join("blobs"), dead.uuid)?;
+    Ok(files)
+}
+
+fn adopt(service: &Service, records: &[Record], workspaces: &[u32]) -> io::Result<()> {
+    let file = {
+        let mut journal = service.journal();
+        for chunk in records.chunks(CHUNK) {
+            journal.append(chunk)?;
+        }
+        service.change(|state| {
+            let now = Instant::now();
+            for record in records {
+                state.apply(record, now);
+            }
+            for workspace in workspaces {
+                state.orphan(*workspace, now);
+            }
+            state.end_runs(runs(records));
+        });
+        journal.try_clone_file()?
+    };
+    // The only fsync of a journal: the other copy of these records is about to be removed.
+    file.sync_all()
+}
+
+fn runs(records: &[Record]) -> impl Iterator<Item = RunId> {
+    records.iter().filter_map(|record| match record {
+        Record::Run(run) => Some(run.id),
+        _ => None,
+    })
+}
+
+/// Gives the dead instance's workspaces numbers of this journal.
+fn renumber(service: &Service, records: Vec<Record>) -> (Vec<Record>, Vec<u32>, usize) {
+    let mut numbers = HashMap::new();
+    let mut files = 0;
+    let mut renumbered = Vec::with_capacity(records.len());
+    for record in records {
+        renumbered.push(match record {
+            Record::Workspace(workspace) => {
+                let number = service.next_workspace();
+                numbers.insert(workspace.number, number);
+                Record::Workspace(WorkspaceRecord { number, ..workspace })
+            }
+            // Without its name a file cannot be found again.
+            Record::Entry(entry) if entry.nameless => continue,
+            Record::Entry(entry) => {
+                // A file of a workspace that the journal does not name (its record was damaged) cannot be found.
+                let Some(&workspace) = numbers.get(&entry.file.workspace) else { continue };
+                files += 1;
+                let file = FileRef { workspace, ..entry.file };
+                Record::Entry(EntryRecord { file, ..entry })
+            }
+            other => other,
+        });
+    }
+    (renumbered, numbers.into_values().collect(), files)
+}

@@ -1,0 +1,257 @@
+//! Makes versions of what is due: stable copy, content, row, acknowledgement, in this order.
+//!
+//! Each thread takes a batch of due files, copies them one after the other, and makes the batch durable at once. While
+//! one thread waits for the disk the next batch gathers by itself, so that the load sets the size of a batch and no
+//! timer does. Nothing is forgotten before its row is durable: whatever fails comes up again.
+
+use super::copy::{Copied, CopyError, Limits, copy};
+use super::detect::detect;
+use super::locate::{Found, open_by_path, place_by_source};
+use super::schedule::{Job, Lane, Need, Postponed};
+use super::service::Service;
+use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
+use jiff::Timestamp;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+/// Most files in one batch; each holds a descriptor until the batch is durable, and 1,024 is a usual limit on them.
+const BATCH_FILES_MAX: usize = 128;
+
+/// After this much content, or this time, a batch is made durable before more is copied.
+const BATCH_BYTES: u64 = 64 << 20;
+const BATCH_TIME: Duration = Duration::from_millis(500);
+
+/// From this try on an error that is not expected to go away is not waited for.
+const HOPELESS_TRIES: u32 = 3;
+
+/// How much older than its opening a file's change time must be to prove that the opening changed nothing. The clock of
+/// file times lags behind by a tick of up to 10 ms; the rest is for clocks that are set.
+const UNTOUCHED_MICROSECONDS: i64 = 2_000_000;
+
+/// A registrar thread: works until the service stops.
+pub(super) fn run(service: &Service, lane: Lane) {
+    let mut buffer = Vec::new();
+    let count = match lane {
+        Lane::Small => BATCH_FILES_MAX,
+        Lane::Large => 1,
+    };
+    while let Some(jobs) = service.wait_for_jobs(lane, count) {
+        register(service, lane, jobs, &mut buffer);
+    }
+}
+
+/// What a batch came to.
+#[derive(Default)]
+struct Outcome {
+    ready: Vec<(Job, NewVersion)>,
+    done: Vec<Job>,
+    postponed: Vec<(Job, Postponed)>,
+    bytes: u64,
+}
+
+enum Prepared {
+    Version(Box<NewVersion>),
+    Nothing(&'static str),
+    Postponed(Postponed),
+}
+
+fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>) {
+    let mut jobs = jobs.into_iter().peekable();
+    while jobs.peek().is_some() {
+        let started = Instant::now();
+        let mut outcome = Outcome::default();
+        let mut batch = match service.blobs.begin() {
+            Ok(batch) => batch,
+            Err(error) => {
+                let reason = service.failing(&error);
+                let failed =
+                    |job| (job, Postponed::Failed { reason: reason.clone(), hopeless: false });
+                outcome.postponed.extend(jobs.map(failed));
+                return service.finish(outcome.done, outcome.postponed);
+            }
+        };
+        while outcome.bytes < BATCH_BYTES && started.elapsed() < BATCH_TIME {
+            let Some(job) = jobs.next() else { break };
+            match prepare(service, lane, &job, &mut *batch, buffer) {
+                Prepared::Version(version) => {
+                    outcome.bytes += version.size;
+                    outcome.ready.push((job, *version));
+                }
+                Prepared::Nothing(why) => {
+                    tracing::debug!(path = ?job.place.path, why, "no version made");
+                    outcome.done.push(job);
+                }
+                Prepared::Postponed(why) => outcome.postponed.push((job, why)),
+            }
+        }
+        commit(service, batch, outcome);
+    }
+}
+
+/// Copies the job's file into the batch.
+fn prepare(
+    service: &Service,
+    lane: Lane,
+    job: &Job,
+    batch: &mut dyn BlobBatch,
+    buffer: &mut Vec<u8>,
+) -> Prepared {
+    if job.need == Need::Nothing {
+        return Prepared::Nothing("it was opened and not changed");
+    }
+    let source = service.source(job.file.workspace);
+    let place = match &source {
+        Some(source) => place_by_source(&**source, job.file.file, &job.workspace),
+        None => (!job.nameless).then(|| job.place.clone()),
+    };
+    let Some(place) = place else { return Prepared::Nothing("it has no name any more") };
+    let Some(mount) = job.workspace.mounts.get(usize::from(place.mount)) else {
+        return Prepared::Nothing("its mount point is not known");
+    };
+    if !mount.artifacts || service.ignores(&place.path) {
+        return Prepared::Nothing("it is ignored by rule");
+    }
+    let file = match &source {
+        Some(source) => source.open(job.file.file).map(Found::File),
+        None => open_by_path(&job.workspace, &place, service.boot),
+    };
+    let file = match file {
+        Ok(Found::File(file)) => file,
+        Ok(Found::Gone(why)) => return Prepared::Nothing(why),
+        Err(error) => return unreadable(service, job, &error),
+    };
+    if let Need::RegisterIfTouchedSince(time) = job.need
+        && is_untouched_since(&file, time)
+    {
+        return Prepared::Nothing("it was open when its workspace went away and not changed");
+    }
+    let limits = Limits {
+        kept_bytes_max: service.settings.content_bytes_max,
+        lane_bytes_max: match lane {
+            Lane::Small => service.settings.large_bytes,
+            Lane::Large => u64::MAX,
+        },
+    };
+    let wanted = || !service.is_stopping() && service.state().is_current(job);
+    match copy(&file, batch, limits, buffer, &wanted) {
+        Ok(Copied::Stable(content)) => {
+            let name = place.path.name().unwrap_or_default();
+            Prepared::Version(Box::new(NewVersion {
+                owner_uid: job.workspace.owner_uid,
+                host_path: mount
+                    .host_path
+                    .join(place.path.as_path())
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec(),
+                workspace: job.workspace.id.clone(),
+                mount: mount.name.clone(),
+                run: job.run_id,
+                graph_id: job.run.as_ref().and_then(|run| run.graph_id.clone()),
+                node_id: job.run.as_ref().and_then(|run| run.node_id.clone()),
+                artifact_type: detect(name, &content.head),
+                size: content.size,
+                digest: content.digest,
+                content_kept: content.kept,
+                closes: job.closes.max(1),
+                captured_at: Timestamp::now(),
+                path: place.path,
+            }))
+        }
+        Ok(Copied::NotAFile) => Prepared::Nothing("it is not a regular file any more"),
+        Ok(Copied::TooLarge) => Prepared::Postponed(Postponed::Large),
+        Ok(Copied::Unstable | Copied::Unwanted) => Prepared::Postponed(Postponed::Failed {
+            reason: "it changed while its copy was taken".to_owned(),
+            hopeless: false,
+        }),
+        Err(CopyError::Read(error)) => unreadable(service, job, &error),
+        Err(error @ (CopyError::Write(_) | CopyError::Blob(_))) => {
+            Prepared::Postponed(Postponed::Failed {
+                reason: service.failing(&error),
+                hopeless: false,
+            })
+        }
+    }
+}
+
+/// The file itself could not be opened or read.
+fn unreadable(service: &Service, job: &Job, error: &io::Error) -> Prepared {
+    let often = service.state().tries(job.file) + 1 >= HOPELESS_TRIES;
+    if often && error.kind() == io::ErrorKind::NotFound {
+        return Prepared::Nothing("it is gone");
+    }
+    let hopeless = often && !is_transient(error);
+    if hopeless {
+        tracing::warn!(path = ?job.place.path, workspace = %job.workspace.id, %error, "a written file cannot be read");
+    }
+    Prepared::Postponed(Postponed::Failed { reason: format!("cannot read it: {error}"), hopeless })
+}
+
+/// Whether the file is proven not to have changed since `time`. With a clock that was set back it is not proven.
+fn is_untouched_since(file: &File, time: i64) -> bool {
+    let now = Timestamp::now().as_microsecond();
+    file.metadata().is_ok_and(|metadata| {
+        let changed = metadata.ctime().saturating_mul(1_000_000);
+        now >= time && changed.saturating_add(UNTOUCHED_MICROSECONDS) < time
+    })
+}
+
+/// Content first, rows second, acknowledgement last.
+fn commit(service: &Service, batch: Box<dyn BlobBatch + '_>, mut outcome: Outcome) {
+    let failed = |reason: &str, hopeless| Postponed::Failed { reason: reason.to_owned(), hopeless };
+    if !outcome.ready.is_empty() {
+        if let Err(error) = batch.commit() {
+            let reason = service.failing(&error);
+            let ready = outcome.ready.drain(..);
+            outcome.postponed.extend(ready.map(|(job, _)| (job, failed(&reason, false))));
+        }
+        // What was written to since its copy was taken is not ready any more.
+        let (current, overtaken) = {
+            let state = service.state();
+            outcome.ready.into_iter().partition::<Vec<_>, _>(|(job, _)| state.is_current(job))
+        };
+        let changed = "it changed while its copy was taken";
+        outcome
+            .postponed
+            .extend(overtaken.into_iter().map(|(job, _)| (job, failed(changed, false))));
+        for (job, result) in store_rows(service, current) {
+            match result {
+                Ok(()) => outcome.done.push(job),
+                Err((reason, hopeless)) => outcome.postponed.push((job, failed(&reason, hopeless))),
+            }
+        }
+    }
+    service.finish(outcome.done, outcome.postponed);
+}
+
+type Stored = Vec<(Job, Result<(), (String, bool)>)>;
+
+/// Stores all rows together, or, when one of them is refused, each alone, so that one bad row holds up no other.
+fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>) -> Stored {
+    if ready.is_empty() {
+        return Vec::new();
+    }
+    let (jobs, versions): (Vec<Job>, Vec<NewVersion>) = ready.into_iter().unzip();
+    let refused = |error: &CatalogError| Err((service.failing(error), !error.is_transient()));
+    match service.catalog.register(&versions) {
+        Ok(_) => {
+            service.working();
+            jobs.into_iter().map(|job| (job, Ok(()))).collect()
+        }
+        Err(error) if error.is_transient() || jobs.len() == 1 => {
+            let result = refused(&error);
+            jobs.into_iter().map(|job| (job, result.clone())).collect()
+        }
+        Err(_) => jobs
+            .into_iter()
+            .zip(&versions)
+            .map(|(job, version)| {
+                let stored = service.catalog.register(std::slice::from_ref(version));
+                (job, stored.map_or_else(|error| refused(&error), |_| Ok(())))
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,186 @@
+//! Questions about artifacts, in the words of the API.
+
+use super::error::Error;
+use crate::model::artifact::ArtifactState;
+use crate::model::id::{ArtifactId, RunId};
+use crate::model::path::escape;
+use crate::storage::{BlobStore, Catalog, Filter, Selected, VersionRow, Which};
+use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
+use std::fs::File;
+
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 1_000;
+
+/// Most artifacts that a run's receipt lists. Chosen, not measured: about 50 MB of JSON.
+const OF_RUN_MAX: u32 = 100_000;
+
+/// `ID`, `ID@7` or `ID@latest`.
+#[derive(Debug, PartialEq, Eq)]
+struct Reference {
+    id: ArtifactId,
+    /// Nothing when the text names no version: then it means the latest, or for a deletion all.
+    version: Option<Which>,
+}
+
+fn parse(text: &str) -> Result<Reference, Error> {
+    let (id, version) = match text.split_once('@') {
+        Some((id, version)) => (id, Some(version)),
+        None => (text, None),
+    };
+    let version = match version {
+        None => None,
+        Some("latest") => Some(Which::Latest),
+        Some(number) => {
+            let all_digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            let parsed = number.parse().ok().filter(|number| all_digits && *number > 0);
+            let bad = || Error::BadReference { given: text.to_owned() };
+            Some(Which::Number(parsed.ok_or_else(bad)?))
+        }
+    };
+    // Text that is no UUID may be somebody's name for an artifact; nothing has that name.
+    let id = id.parse().map_err(|_| Error::NotFound { reference: text.to_owned() })?;
+    Ok(Reference { id, version })
+}
+
+fn find(catalog: &dyn Catalog, owner: Option<u32>, reference: &str) -> Result<VersionRow, Error> {
+    let parsed = parse(reference)?;
+    catalog
+        .find(owner, parsed.id, parsed.version.unwrap_or(Which::Latest))?
+        .ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
+}
+
+pub(super) fn get(
+    catalog: &dyn Catalog,
+    owner: Option<u32>,
+    reference: &str,
+) -> Result<Artifact, Error> {
+    find(catalog, owner, reference).map(shown)
+}
+
+pub(super) fn content(
+    catalog: &dyn Catalog,
+    blobs: &dyn BlobStore,
+    owner: Option<u32>,
+    reference: &str,
+) -> Result<(Artifact, File), Error> {
+    let artifact = shown(find(catalog, owner, reference)?);
+    match artifact.state {
+        ArtifactState::Ready | ArtifactState::Archived => {}
+        ArtifactState::Deleted => return Err(Error::Deleted { reference: reference.to_owned() }),
+        ArtifactState::Creating => return Err(Error::NotFound { reference: reference.to_owned() }),
+    }
+    if !artifact.content_kept {
+        return Err(Error::ContentNotKept {
+            reference: reference.to_owned(),
+            host_path: artifact.host_path,
+        });
+    }
+    let file = blobs.open(&artifact.digest)?;
+    Ok((artifact, file))
+}
+
+pub(super) fn delete(
+    catalog: &dyn Catalog,
+    owner: Option<u32>,
+    reference: &str,
+) -> Result<Artifact, Error> {
+    let parsed = parse(reference)?;
+    let selected = parsed.version.map_or(Selected::Every, Selected::One);
+    catalog
+        .change_state(owner, parsed.id, selected, ArtifactState::Deleted)?
+        .map(shown)
+        .ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
+}
+
+pub(super) fn of_run(catalog: &dyn Catalog, run: RunId) -> Result<Vec<Artifact>, Error> {
+    Ok(catalog.of_run(run, OF_RUN_MAX)?.into_iter().map(shown).collect())
+}
+
+pub(super) fn list(
+    catalog: &dyn Catalog,
+    owner: Option<u32>,
+    query: &ArtifactQuery,
+) -> Result<ArtifactPage, Error> {
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Error::BadQuery {
+            why: format!("limit {limit} is not between 1 and {LIMIT_MAX}"),
+        });
+    }
+    let bad_cursor =
+        |_| Error::BadQuery { why: "the cursor is not one that a page ended with".to_owned() };
+    let after =
+        query.cursor.as_deref().map(|cursor| cursor.parse().map_err(bad_cursor)).transpose()?;
+    let filter = Filter {
+        artifact_type: query.artifact_type.clone(),
+        graph: query.graph.clone(),
+        workspace: query.workspace.clone(),
+        run: query.run,
+        state: query.state.unwrap_or(ArtifactState::Ready),
+        since: query.since,
+        before: query.before,
+        all_versions: query.all_versions,
+        limit,
+        after,
+    };
+    let page = catalog.list(owner, &filter)?;
+    Ok(ArtifactPage {
+        artifacts: page.rows.into_iter().map(shown).collect(),
+        next: page.next.map(|next| next.to_string()),
+    })
+}
+
+/// The row as the API shows it.
+fn shown(row: VersionRow) -> Artifact {
+    Artifact {
+        id: row.id,
+        aliases: Vec::new(),
+        version: row.number,
+        labels: Vec::new(),
+        artifact_type: row.artifact_type,
+        state: row.state,
+        size: row.size,
+        digest: row.digest,
+        path: format!("/workspace/{}/{}", row.mount, escape(row.path.as_bytes())),
+        host_path: escape(&row.host_path),
+        metadata: row.metadata,
+        graph_id: row.graph_id,
+        node_id: row.node_id,
+        run_id: row.run,
+        workspace_id: row.workspace,
+        closes: row.closes,
+        content_kept: row.content_kept,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_read_and_bad_ones_told_apart() {
+        let id = ArtifactId::generate();
+        let version = |text: String| parse(&text).expect("legal").version;
+        assert_eq!(version(id.to_string()), None);
+        assert_eq!(version(format!("{id}@latest")), Some(Which::Latest));
+        assert_eq!(version(format!("{id}@12")), Some(Which::Number(12)));
+        for bad in ["@", "@0", "@+1", "@x", "@1@2", "@label:v3", "@99999999999999999999"] {
+            let error = parse(&format!("{id}{bad}")).expect_err("refused");
+            assert!(matches!(error, Error::BadReference { .. }), "{bad}: {error}");
+        }
+        assert!(matches!(parse("report"), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn limits_and_cursors_are_checked() {
+        let catalog = crate::storage::memory::MemoryCatalog::default();
+        let ask = |query: ArtifactQuery| list(&catalog, None, &query);
+        for limit in [0, 1_001] {
+            assert!(ask(ArtifactQuery { limit: Some(limit), ..Default::default() }).is_err());
+        }
+        assert!(ask(ArtifactQuery { cursor: Some("x".into()), ..Default::default() }).is_err());
+        assert!(ask(ArtifactQuery::default()).expect("empty").artifacts.is_empty());
+    }
+}

@@ -1,0 +1,377 @@
+//! When a file is due for its copy, and who waits for it.
+//!
+//! A file is due a quiet moment after its last close, so that a rename into place or a second write is one version and
+//! not two; at once when somebody waits for it; later when a try failed. Small and large files have lanes of their own:
+//! a thousand small ones do not wait behind a terabyte.
+
+use super::dirty_set::{DirtySet, Entry};
+use super::record::{FileRef, Place, RunInfo, WorkspaceRecord};
+use crate::model::id::{RunId, WorkspaceId};
+use crate::model::path::escape;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest pause before a failed file is tried again. Chosen, not measured: a disk that was full is looked at often
+/// enough that nobody waits much longer than for the disk.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+
+/// Most files that an answer names one by one.
+const NAMED_MAX: usize = 1_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Small,
+    Large,
+}
+
+/// A close that no registration stands for yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    pub since: Instant,
+    /// Position among all closes.
+    pub sequence: u64,
+}
+
+/// Why the last try failed.
+#[derive(Debug, Clone)]
+pub(super) struct Stuck {
+    pub reason: String,
+    /// Trying again is not expected to help, so that nobody should wait for it.
+    pub hopeless: bool,
+}
+
+/// Which files a drain is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainScope {
+    /// What the run wrote, open files included.
+    Run(RunId),
+    /// What was closed in the workspace before the call.
+    Workspace { owner_uid: u32, id: WorkspaceId },
+    /// What was closed in this owner's workspaces before the call.
+    Owner(u32),
+    /// What was closed before the call.
+    All,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drained {
+    pub complete: bool,
+    /// Files that are not registered, as seen in their workspace, and why. At most 1,000 are named.
+    pub incomplete: Vec<(String, String)>,
+    /// How many there are beyond those that are named.
+    pub unnamed: usize,
+}
+
+/// A drain in progress.
+#[derive(Debug)]
+pub(super) struct Drain {
+    number: u64,
+    scope: DrainScope,
+    /// Closes up to this one count; a run's count whenever they happen.
+    sequence: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    debounce: Duration,
+    debounce_max: Duration,
+    small: BTreeSet<(Instant, FileRef)>,
+    large: BTreeSet<(Instant, FileRef)>,
+    sequence: u64,
+    /// Scopes of drains in progress: what falls into one is due at once.
+    urgent: Vec<(u64, DrainScope)>,
+    drains: u64,
+}
+
+impl Schedule {
+    pub fn new(debounce: Duration, debounce_max: Duration) -> Self {
+        Self { debounce, debounce_max, ..Self::default() }
+    }
+
+    pub fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Takes the file out of whichever lane it is in.
+    pub fn cancel(&mut self, file: FileRef, due: Instant) {
+        self.small.remove(&(due, file));
+        self.large.remove(&(due, file));
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut BTreeSet<(Instant, FileRef)> {
+        match lane {
+            Lane::Small => &mut self.small,
+            Lane::Large => &mut self.large,
+        }
+    }
+}
+
+/// A file to be copied now, and all that the registrar has to know about it.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub file: FileRef,
+    pub generation: u64,
+    pub place: Place,
+    pub nameless: bool,
+    pub workspace: Arc<WorkspaceRecord>,
+    pub run_id: Option<RunId>,
+    pub run: Option<Arc<RunInfo>>,
+    pub closes: u64,
+    pub need: Need,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Register,
+    /// The workspace went away while the file was open; it counts when it changed since this time (microseconds).
+    RegisterIfTouchedSince(i64),
+    /// The open changed nothing.
+    Nothing,
+}
+
+/// What became of a job that is not done.
+#[derive(Debug)]
+pub(super) enum Postponed {
+    Failed {
+        reason: String,
+        hopeless: bool,
+    },
+    /// It belongs to the other lane.
+    Large,
+}
+
+impl DirtySet {
+    /// Decides anew when the file is due.
+    pub(super) fn reschedule(&mut self, file: FileRef, now: Instant) {
+        let Some(entry) = self.files.get(&file) else { return };
+        let due = if entry.open || entry.copying {
+            None
+        } else if entry.nameless
+            || !(entry.changed || entry.uncertain)
+            || self.is_urgent(file, entry)
+        {
+            Some(now)
+        } else {
+            let quiet = now + self.schedule.debounce;
+            let latest = entry.pending.map(|pending| pending.since + self.schedule.debounce_max);
+            Some(latest.map_or(quiet, |latest| quiet.min(latest.max(now))))
+        };
+        self.set_due(file, due);
+    }
+
+    fn set_due(&mut self, file: FileRef, due: Option<Instant>) {
+        let Some(entry) = self.files.get_mut(&file) else { return };
+        if let Some(before) = entry.due {
+            self.schedule.cancel(file, before);
+        }
+        entry.due = due;
+        if let Some(due) = due {
+            self.schedule.lane(entry.lane).insert((due, file));
+        }
+    }
+
+    /// When the next file of the lane is due.
+    pub fn next_due(&self, lane: Lane) -> Option<Instant> {
+        let lane = match lane {
+            Lane::Small => &self.schedule.small,
+            Lane::Large => &self.schedule.large,
+        };
+        lane.first().map(|(due, _)| *due)
+    }
+
+    /// Takes up to `count` files that are due.
+    pub fn take_due(&mut self, lane: Lane, count: usize, now: Instant) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        while jobs.len() < count {
+            match self.schedule.lane(lane).first() {
+                Some(&(due, file)) if due <= now => {
+                    self.schedule.lane(lane).remove(&(due, file));
+                    jobs.extend(self.start(file));
+                }
+                Some(_) | None => break,
+            }
+        }
+        jobs
+    }
+
+    fn start(&mut self, file: FileRef) -> Option<Job> {
+        let workspace = self.workspace(file.workspace)?.clone();
+        let entry = self.files.get_mut(&file)?;
+        entry.due = None;
+        entry.copying = true;
+        entry.taken = earlier(entry.taken, entry.pending.take());
+        let need = match entry {
+            Entry { changed: true, .. } => Need::Register,
+            Entry { uncertain: true, .. } => Need::RegisterIfTouchedSince(entry.dirtied_at),
+            Entry { .. } => Need::Nothing,
+        };
+        Some(Job {
+            file,
+            generation: entry.generation,
+            place: entry.place.clone(),
+            nameless: entry.nameless,
+            workspace,
+            run_id: entry.run,
+            closes: entry.closes,
+            need,
+            run: entry.run.and_then(|run| self.run(run).cloned()),
+        })
+    }
+
+    /// Whether nothing happened to the file since the job was taken.
+    pub fn is_current(&self, job: &Job) -> bool {
+        self.files.get(&job.file).is_some_and(|entry| entry.generation == job.generation)
+    }
+
+    /// The job is done: registered, or found to need nothing. Answers whether the file is forgotten; if not, more
+    /// happened to it meanwhile.
+    pub fn finish(&mut self, job: &Job, now: Instant) -> bool {
+        if self.is_current(job) {
+            self.forget(job.file);
+            return true;
+        }
+        if let Some(entry) = self.files.get_mut(&job.file) {
+            entry.copying = false;
+            entry.taken = None;
+            entry.closes -= job.closes.min(entry.closes);
+            self.reschedule(job.file, now);
+        }
+        false
+    }
+
+    /// The job is not done and comes up again.
+    pub fn postpone(&mut self, job: &Job, why: Postponed, now: Instant) {
+        let current = self.is_current(job);
+        let Some(entry) = self.files.get_mut(&job.file) else { return };
+        entry.copying = false;
+        entry.pending = earlier(entry.taken.take(), entry.pending);
+        if !current {
+            return self.reschedule(job.file, now);
+        }
+        let due = match why {
+            Postponed::Large => {
+                entry.lane = Lane::Large;
+                now
+            }
+            Postponed::Failed { reason, hopeless } => {
+                let pause = RETRY_MIN.saturating_mul(1 << entry.tries.min(16)).min(RETRY_MAX);
+                entry.tries += 1;
+                entry.stuck = Some(Stuck { reason, hopeless });
+                now + pause
+            }
+        };
+        self.set_due(job.file, Some(due));
+    }
+
+    /// How often the file was tried since something last happened to it.
+    pub fn tries(&self, file: FileRef) -> u32 {
+        self.files.get(&file).map_or(0, |entry| entry.tries)
+    }
+
+    fn is_urgent(&self, file: FileRef, entry: &Entry) -> bool {
+        self.schedule.urgent.iter().any(|(_, scope)| self.falls_into(file, entry, scope))
+    }
+
+    fn falls_into(&self, file: FileRef, entry: &Entry, scope: &DrainScope) -> bool {
+        let workspace = || self.workspace(file.workspace);
+        match scope {
+            DrainScope::Run(run) => entry.run == Some(*run),
+            DrainScope::Workspace { owner_uid, id } => {
+                workspace().is_some_and(|w| w.owner_uid == *owner_uid && w.id == *id)
+            }
+            DrainScope::Owner(uid) => workspace().is_some_and(|w| w.owner_uid == *uid),
+            DrainScope::All => true,
+        }
+    }
+
+    /// Makes what falls into the scope due at once, until [`end_drain`](Self::end_drain).
+    pub fn begin_drain(&mut self, scope: DrainScope, now: Instant) -> Drain {
+        self.schedule.drains += 1;
+        let number = self.schedule.drains;
+        let waiting = |(file, entry): (&FileRef, &Entry)| {
+            (entry.due.is_some() && self.falls_into(*file, entry, &scope)).then_some(*file)
+        };
+        let due: Vec<_> = self.files.iter().filter_map(waiting).collect();
+        for file in due {
+            self.set_due(file, Some(now));
+        }
+        self.schedule.urgent.push((number, scope.clone()));
+        Drain { number, scope, sequence: self.schedule.sequence }
+    }
+
+    pub fn end_drain(&mut self, drain: &Drain) {
+        self.schedule.urgent.retain(|(number, _)| *number != drain.number);
+    }
+
+    /// Whether something is left that the drain should wait for.
+    pub fn has_to_wait(&self, drain: &Drain) -> bool {
+        self.files.iter().any(|(file, entry)| {
+            let hopeless = entry.stuck.as_ref().is_some_and(|stuck| stuck.hopeless);
+            let of_run = matches!(drain.scope, DrainScope::Run(_));
+            // What was opened again after the call may stay open for ever, and its former bytes are gone.
+            !hopeless && (of_run || !entry.open) && self.concerns(drain, *file, entry)
+        })
+    }
+
+    /// What of the drain's files is not registered.
+    pub fn drained(&self, drain: &Drain) -> Drained {
+        let mut drained = Drained { complete: true, ..Drained::default() };
+        for (file, entry) in &self.files {
+            if !self.concerns(drain, *file, entry) {
+                continue;
+            }
+            drained.complete = false;
+            if drained.incomplete.len() < NAMED_MAX {
+                drained.incomplete.push((self.shown(*file, entry), reason(entry)));
+            } else {
+                drained.unnamed += 1;
+            }
+        }
+        drained.incomplete.sort();
+        drained
+    }
+
+    fn concerns(&self, drain: &Drain, file: FileRef, entry: &Entry) -> bool {
+        let counts = match drain.scope {
+            DrainScope::Run(_) => true,
+            DrainScope::Workspace { .. } | DrainScope::Owner(_) | DrainScope::All => {
+                earlier(entry.taken, entry.pending)
+                    .is_some_and(|pending| pending.sequence <= drain.sequence)
+            }
+        };
+        counts && self.falls_into(file, entry, &drain.scope)
+    }
+
+    fn shown(&self, file: FileRef, entry: &Entry) -> String {
+        let mount = self
+            .workspace(file.workspace)
+            .and_then(|workspace| workspace.mounts.get(usize::from(entry.place.mount)))
+            .map_or("?", |mount| mount.name.as_str());
+        format!("/workspace/{mount}/{}", escape(entry.place.path.as_bytes()))
+    }
+}
+
+fn reason(entry: &Entry) -> String {
+    if entry.open {
+        return "open for writing".to_owned();
+    }
+    match &entry.stuck {
+        Some(stuck) => stuck.reason.clone(),
+        None if entry.copying => "its copy is being taken".to_owned(),
+        None => "waits for its copy".to_owned(),
+    }
+}
+
+fn earlier(one: Option<Pending>, other: Option<Pending>) -> Option<Pending> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(Pending {
+            since: one.since.min(other.since),
+            sequence: one.sequence.min(other.sequence),
+        }),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,291 @@
+//! What the observers, the registrar threads and the callers share.
+//!
+//! Locks, in the order in which they may be taken together: `journal`, `state`, `sources`. The journal's lock orders
+//! events: a record is appended and applied under it, so that the journal and the state always tell the same story. An
+//! append is one write(2); rewriting takes milliseconds. Under `state` and `sources` there is no I/O.
+
+use super::dirty_set::DirtySet;
+use super::instance::Instance;
+use super::journal::Journal;
+use super::record::{FileRef, Record};
+use super::rules::Rules;
+use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
+use super::settings::Settings;
+use crate::model::path::VirtualPath;
+use crate::storage::{BlobStore, Catalog};
+use crate::vfs::observer::FileSource;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// A drain looks over all followed files after each batch, and after this time without one: a file that was opened again
+/// is not waited for any more.
+const LOOK_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A look that takes longer than this is followed by a pause. Chosen, not measured.
+const LOOK_CHEAP: Duration = Duration::from_micros(200);
+
+pub(super) struct Service {
+    pub settings: Settings,
+    pub rules: Rules,
+    pub blobs: Box<dyn BlobStore>,
+    pub catalog: Box<dyn Catalog>,
+    pub boot: Uuid,
+    journal: Mutex<Journal>,
+    state: Mutex<DirtySet>,
+    /// Something is due earlier than before, or the service stops.
+    work: Condvar,
+    /// A batch was finished.
+    progress: Condvar,
+    /// File systems of the attached workspaces; nothing until [`set_source`](Self::set_source).
+    sources: Mutex<HashMap<u32, Option<Arc<dyn FileSource>>>>,
+    next_workspace: AtomicU32,
+    stopping: AtomicBool,
+    /// Whether the storage failed when it was last used: said once when it starts and once when it ends.
+    failing: AtomicBool,
+    /// This daemon's place in the state directory, until it stops.
+    pub instance: Mutex<Option<Instance>>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// A panic aborts the process, so that a poisoned lock cannot be met.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a service is made of.
+pub(super) struct Parts {
+    pub settings: Settings,
+    pub rules: Rules,
+    pub blobs: Box<dyn BlobStore>,
+    pub catalog: Box<dyn Catalog>,
+    pub boot: Uuid,
+    pub journal: Journal,
+    pub state: DirtySet,
+    pub instance: Instance,
+}
+
+impl Service {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            settings: parts.settings,
+            rules: parts.rules,
+            blobs: parts.blobs,
+            catalog: parts.catalog,
+            boot: parts.boot,
+            journal: Mutex::new(parts.journal),
+            state: Mutex::new(parts.state),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            sources: Mutex::default(),
+            next_workspace: AtomicU32::new(1),
+            stopping: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            instance: Mutex::new(Some(parts.instance)),
+        }
+    }
+
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
+        lock(&self.journal)
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, DirtySet> {
+        lock(&self.state)
+    }
+
+    pub fn ignores(&self, path: &VirtualPath) -> bool {
+        self.rules.ignores(path)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// A number that no workspace in this journal has.
+    pub fn next_workspace(&self) -> u32 {
+        self.next_workspace.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Changes the state and wakes the registrar when something became due earlier. Later is no reason: a thousand
+    /// closes in a row wake it once.
+    pub fn change<T>(&self, change: impl FnOnce(&mut DirtySet) -> T) -> T {
+        let mut state = self.state();
+        let next = |state: &DirtySet| [state.next_due(Lane::Small), state.next_due(Lane::Large)];
+        let before = next(&state);
+        let result = change(&mut state);
+        let earlier = |(before, after): (&Option<Instant>, &Option<Instant>)| {
+            after.is_some_and(|after| before.is_none_or(|before| after < before))
+        };
+        if before.iter().zip(&next(&state)).any(earlier) {
+            self.work.notify_all();
+        }
+        result
+    }
+
+    pub fn attach_source(&self, workspace: u32) {
+        lock(&self.sources).insert(workspace, None);
+    }
+
+    pub fn set_source(&self, workspace: u32, source: Arc<dyn FileSource>) {
+        if let Some(slot) = lock(&self.sources).get_mut(&workspace) {
+            *slot = Some(source);
+        }
+    }
+
+    pub fn source(&self, workspace: u32) -> Option<Arc<dyn FileSource>> {
+        lock(&self.sources).get(&workspace).cloned().flatten()
+    }
+
+    /// Lets go of every file system, which holds its observer and with it this service.
+    pub fn forget_sources(&self) {
+        let sources = std::mem::take(&mut *lock(&self.sources));
+        drop(sources);
+    }
+
+    fn is_attached(&self, workspace: u32) -> bool {
+        lock(&self.sources).contains_key(&workspace)
+    }
+
+    /// The workspace is gone; what it left is found by its paths from here on.
+    pub fn detach(&self, workspace: u32) {
+        // The source is dropped outside of every lock: it may be the last owner of a whole file system.
+        let source = lock(&self.sources).remove(&workspace);
+        drop(source);
+        self.change(|state| state.orphan(workspace, Instant::now()));
+    }
+
+    pub fn attached(&self) -> Vec<u32> {
+        lock(&self.sources).keys().copied().collect()
+    }
+
+    /// Waits for due files of the lane and takes up to `count`; nothing once the service stops.
+    pub fn wait_for_jobs(&self, lane: Lane, count: usize) -> Option<Vec<Job>> {
+        let mut state = self.state();
+        loop {
+            if self.is_stopping() {
+                return None;
+            }
+            let now = Instant::now();
+            let jobs = state.take_due(lane, count, now);
+            if !jobs.is_empty() {
+                return Some(jobs);
+            }
+            state = match state.next_due(lane) {
+                Some(due) => {
+                    let wait = due.saturating_duration_since(now);
+                    self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Forgets what is done, acknowledges it in the journal, and puts off what is not.
+    pub fn finish(&self, done: Vec<Job>, postponed: Vec<(Job, Postponed)>) {
+        let mut settled: Vec<FileRef> = Vec::new();
+        {
+            let mut journal = self.journal();
+            self.change(|state| {
+                let now = Instant::now();
+                for (job, why) in postponed {
+                    state.postpone(&job, why, now);
+                }
+                for job in done {
+                    if state.finish(&job, now) {
+                        settled.push(job.file);
+                    }
+                }
+            });
+            let records: Vec<_> = settled.iter().map(|&file| Record::Settled { file }).collect();
+            if !records.is_empty() {
+                // Without this record recovery registers the file once more, which makes no second version.
+                journal.append_or_rewrite_later(&records);
+            }
+            self.rewrite_if_worth_it(&mut journal);
+        }
+        self.progress.notify_all();
+        for file in settled {
+            if let Some(source) = self.source(file.workspace) {
+                source.settled(file.file);
+            }
+        }
+    }
+
+    fn rewrite_if_worth_it(&self, journal: &mut Journal) {
+        let mut state = self.state();
+        if !journal.wants_rewrite(state.len()) {
+            return;
+        }
+        let records = state.records(|workspace| self.is_attached(workspace));
+        drop(state);
+        if let Err(error) = journal.rewrite(&records) {
+            self.failing(&error);
+        }
+    }
+
+    /// Waits until nothing of the scope is left to wait for, or the deadline.
+    pub fn drain(&self, scope: DrainScope, deadline: Instant) -> Drained {
+        let drain = self.change(|state| state.begin_drain(scope, Instant::now()));
+        let mut state = self.state();
+        loop {
+            let look = Instant::now();
+            if !state.has_to_wait(&drain) || look >= deadline || self.is_stopping() {
+                break;
+            }
+            let took = look.elapsed();
+            let left = || deadline.saturating_duration_since(Instant::now());
+            let wait = left().min(LOOK_PAUSE_MAX);
+            state =
+                self.progress.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            if took > LOOK_CHEAP {
+                // However many files are followed, looking at them takes a small part of the time.
+                drop(state);
+                std::thread::sleep((took * 10).min(left()));
+                state = self.state();
+            }
+        }
+        state.end_drain(&drain);
+        state.drained(&drain)
+    }
+
+    /// The storage failed; says so once. Answers the whole chain of causes.
+    pub fn failing(&self, error: &dyn std::error::Error) -> String {
+        let mut reason = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !reason.ends_with(&text) {
+                reason = format!("{reason}: {text}");
+            }
+            source = cause.source();
+        }
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%reason, "artifacts cannot be stored; they are kept waiting and tried again");
+        }
+        reason
+    }
+
+    /// The storage worked; says so once after it had failed.
+    pub fn working(&self) {
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("artifacts are stored again");
+        }
+    }
+
+    /// Ends the registrar threads after what they are doing.
+    pub fn stop(&self) {
+        // Under the lock: a thread that has just looked at the flag is waiting when it is told.
+        let state = self.state();
+        self.stopping.store(true, Ordering::Relaxed);
+        self.work.notify_all();
+        self.progress.notify_all();
+        drop(state);
+    }
+}

@@ -1,0 +1,53 @@
+//! What can be set about artifacts, with its defaults and bounds.
+
+use super::rules::IGNORED_BY_DEFAULT;
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Settings of [`Artifacts`](super::Artifacts).
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Holds the catalog, the contents and the instances' journals; shared by all daemons of one user.
+    pub state_dir: PathBuf,
+    /// Names this daemon's own part of the state directory.
+    pub instance: Uuid,
+    /// Noted for recovery: where this daemon's mounts are.
+    pub runtime_dir: Option<PathBuf>,
+    /// How long a file must be quiet before its copy is taken. Chosen: longer than the pause between the close and the
+    /// rename of a file that is written aside and moved into place.
+    pub debounce: Duration,
+    /// After this time a file that is closed is copied even if it never gets quiet.
+    pub debounce_max: Duration,
+    /// Above this size content stays in place and only the digest is kept.
+    pub content_bytes_max: u64,
+    /// Files above this size are copied on a thread of their own.
+    pub large_bytes: u64,
+    /// Threads that copy small files. Two, because one computes while the other waits for the disk.
+    pub threads: usize,
+    /// Most files that may be written and not registered at the same time; about 400 bytes of memory each. At the bound
+    /// opening another file for writing fails with ENFILE.
+    pub files_max: usize,
+    /// What is never an artifact; see [`rules`](super::rules).
+    pub ignore: Vec<String>,
+    /// How long recovery waits until what it found is registered; what takes longer is registered meanwhile.
+    pub recovery_wait: Duration,
+}
+
+impl Settings {
+    pub fn new(state_dir: PathBuf, instance: Uuid) -> Self {
+        Self {
+            state_dir,
+            instance,
+            runtime_dir: None,
+            debounce: Duration::from_millis(150),
+            debounce_max: Duration::from_secs(5),
+            content_bytes_max: 1 << 30,
+            large_bytes: 64 << 20,
+            threads: 2,
+            files_max: 1_000_000,
+            ignore: IGNORED_BY_DEFAULT.iter().map(|&pattern| pattern.to_owned()).collect(),
+            recovery_wait: Duration::from_secs(10),
+        }
+    }
+}
