@@ -1,0 +1,247 @@
+//! A workspace without a kernel: a real directory, a real state directory, and a file system in between that reports
+//! writes as the real one does.
+
+use belljar::artifact::{
+    Artifacts, AttachedMount, AttachedWorkspace, Attachment, DrainScope, Drained, RunRecord,
+    Settings,
+};
+use belljar::model::id::{RunId, WorkspaceId};
+use belljar::model::path::VirtualPath;
+use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
+use belljar::wire::artifact::{Artifact, ArtifactQuery};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+pub const UID: u32 = 0;
+
+/// The file system's side: names of files, and how many it was asked to pin.
+pub struct Files {
+    root: PathBuf,
+    names: Mutex<HashMap<FileKey, Option<PathBuf>>>,
+    pub pins: AtomicI64,
+}
+
+impl FileSource for Files {
+    fn location(&self, file: FileKey) -> Option<Location> {
+        let names = self.names.lock().expect("names");
+        names.get(&file)?.as_ref().map(location)
+    }
+
+    fn open(&self, file: FileKey) -> io::Result<File> {
+        let names = self.names.lock().expect("names");
+        match names.get(&file) {
+            Some(Some(path)) => File::open(self.root.join(path)),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn settled(&self, _file: FileKey) {
+        self.pins.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub fn location(path: impl AsRef<Path>) -> Location {
+    Location {
+        mount: "output".parse().expect("name"),
+        path: VirtualPath::parse(path).expect("path"),
+    }
+}
+
+pub struct Workspace {
+    pub id: WorkspaceId,
+    pub root: PathBuf,
+    pub files: Arc<Files>,
+    pub run: Option<RunId>,
+    attachment: Attachment,
+    observer: Arc<dyn WriteObserver>,
+    keys: Mutex<HashMap<PathBuf, FileKey>>,
+    next: AtomicU64,
+}
+
+impl Workspace {
+    pub fn attach(artifacts: &Artifacts, id: &str, root: &Path) -> Self {
+        let metadata = fs::metadata(root).expect("the mount's directory");
+        let id: WorkspaceId = id.parse().expect("id");
+        let attachment = artifacts
+            .attach(AttachedWorkspace {
+                id: id.clone(),
+                owner_uid: UID,
+                mounts: vec![AttachedMount {
+                    name: "output".parse().expect("name"),
+                    host_path: root.to_owned(),
+                    host_dev: metadata.dev(),
+                    host_ino: metadata.ino(),
+                    artifacts: true,
+                }],
+            })
+            .expect("attach");
+        let files = Arc::new(Files {
+            root: root.to_owned(),
+            names: Mutex::default(),
+            pins: AtomicI64::new(0),
+        });
+        attachment.set_source(files.clone());
+        let observer = attachment.observer();
+        let root = root.to_owned();
+        Self {
+            id,
+            root,
+            files,
+            run: None,
+            attachment,
+            observer,
+            keys: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    pub fn begin_run(&mut self, artifacts: &Artifacts) -> RunId {
+        let id = RunId::generate();
+        artifacts.begin_run(RunRecord {
+            id,
+            graph_id: Some("graph".into()),
+            node_id: Some("node".into()),
+        });
+        self.run = Some(id);
+        id
+    }
+
+    fn writer(&self) -> Writer {
+        Writer { run: self.run, pid: 1, uid: UID }
+    }
+
+    fn count(&self, tracking: Tracking) {
+        if tracking == Tracking::Began {
+            self.files.pins.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The file with this name, known to the file system or new to it.
+    pub fn key(&self, path: impl AsRef<Path>) -> FileKey {
+        let mut keys = self.keys.lock().expect("keys");
+        *keys.entry(path.as_ref().to_owned()).or_insert_with(|| {
+            let key = FileKey(self.next.fetch_add(1, Ordering::SeqCst));
+            let name = Some(path.as_ref().to_owned());
+            self.files.names.lock().expect("names").insert(key, name);
+            key
+        })
+    }
+
+    pub fn open(&self, path: impl AsRef<Path>) -> io::Result<FileKey> {
+        let key = self.key(&path);
+        self.count(self.observer.dirtied(key, &location(path), self.writer())?);
+        Ok(key)
+    }
+
+    pub fn close(&self, key: FileKey, changed: bool) {
+        self.observer.closed(key, changed);
+    }
+
+    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
+        let key = self.open(&path).expect("open");
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
+        fs::write(path, bytes).expect("write");
+        self.close(key, true);
+    }
+
+    pub fn rename(&self, from: &str, to: &str) {
+        let key = self.key(from);
+        fs::rename(self.root.join(from), self.root.join(to)).expect("rename");
+        {
+            let mut keys = self.keys.lock().expect("keys");
+            let mut names = self.files.names.lock().expect("names");
+            keys.remove(Path::new(from));
+            if let Some(replaced) = keys.insert(to.into(), key) {
+                names.insert(replaced, None);
+            }
+            names.insert(key, Some(to.into()));
+        }
+        let from = location(from);
+        self.count(self.observer.named(key, Some(&from), &location(to), self.writer(), false));
+    }
+
+    pub fn remove(&self, path: &str) {
+        let key = self.key(path);
+        fs::remove_file(self.root.join(path)).expect("remove");
+        self.keys.lock().expect("keys").remove(Path::new(path));
+        self.files.names.lock().expect("names").insert(key, None);
+        self.observer.removed(&location(path));
+    }
+
+    pub fn pins(&self) -> i64 {
+        self.files.pins.load(Ordering::SeqCst)
+    }
+
+    /// As when the daemon dies: nothing of it may keep the service alive.
+    pub fn forget(self) {
+        drop(self.attachment);
+    }
+}
+
+pub fn settings(state: &Path) -> Settings {
+    Settings {
+        debounce: Duration::from_millis(20),
+        ..Settings::new(state.to_owned(), Uuid::now_v7())
+    }
+}
+
+pub fn open(state: &Path) -> Artifacts {
+    Artifacts::open(settings(state)).expect("open")
+}
+
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+pub fn wait_until(what: impl Fn() -> bool) {
+    let deadline = soon();
+    while !what() {
+        assert!(Instant::now() < deadline, "it never came true");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn drain(artifacts: &Artifacts) -> Drained {
+    artifacts.drain(DrainScope::All, soon())
+}
+
+pub fn shutdown(artifacts: Artifacts) {
+    let drained = artifacts.shutdown(soon());
+    assert!(drained.complete, "{drained:?}");
+}
+
+/// Every READY version, by path and number.
+pub fn versions(artifacts: &Artifacts) -> Vec<Artifact> {
+    let mut query =
+        ArtifactQuery { all_versions: true, limit: Some(1000), ..ArtifactQuery::default() };
+    let mut all = Vec::new();
+    loop {
+        let page = artifacts.list(None, &query).expect("list");
+        all.extend(page.artifacts);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    all.sort_by(|a, b| (&a.path, a.version).cmp(&(&b.path, b.version)));
+    all
+}
+
+pub fn paths(artifacts: &Artifacts) -> Vec<String> {
+    versions(artifacts).into_iter().map(|a| format!("{}@{}", a.path, a.version)).collect()
+}
+
+pub fn content(artifacts: &Artifacts, reference: &str) -> Vec<u8> {
+    let (_, mut file) = artifacts.content(None, reference).expect("content");
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).expect("read");
+    bytes
+}
