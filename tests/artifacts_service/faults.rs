@@ -7,10 +7,11 @@ use belljar::model::digest::Digest;
 use belljar::model::id::{ArtifactId, RunId};
 use belljar::storage::memory::{MemoryBlobs, MemoryCatalog};
 use belljar::storage::*;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::tempdir;
 
@@ -20,6 +21,8 @@ struct Faults {
     writes: Arc<AtomicI32>,
     commits: Arc<AtomicI32>,
     rows: Arc<AtomicI32>,
+    /// Another program on the host that writes to this file whenever some of a content was taken.
+    meddles_with: Arc<Mutex<Option<PathBuf>>>,
 }
 
 fn strikes(counter: &AtomicI32) -> bool {
@@ -57,6 +60,9 @@ impl BlobBatch for FaultyBatch<'_> {
 
 impl Write for FaultyWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(path) = &*self.0.meddles_with.lock().expect("path") {
+            OpenOptions::new().append(true).open(path)?.write_all(b"more")?;
+        }
         if strikes(&self.0.writes) { Err(full()) } else { self.1.write(bytes) }
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -150,6 +156,25 @@ fn while_the_disk_is_full_a_drain_says_what_is_missing_and_why() {
     assert!(reason.contains("No space left on device"), "{reason}");
     faults.commits.store(0, Ordering::SeqCst);
     assert!(drain(&artifacts).complete);
+    shutdown(artifacts);
+}
+
+#[test]
+fn a_file_that_keeps_changing_is_reported_and_registered_when_it_is_quiet() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let faults = Faults::default();
+    let artifacts = faulty(settings(state.path()), &faults);
+    let workspace = Workspace::attach(&artifacts, "w", output.path());
+    *faults.meddles_with.lock().expect("path") = Some(output.path().join("busy.log"));
+    workspace.write("busy.log", b"busy");
+    let drained = artifacts.drain(DrainScope::All, Instant::now() + Duration::from_millis(300));
+    assert_eq!(drained.incomplete.len(), 1);
+    assert_eq!(drained.incomplete[0].0, "/workspace/output/busy.log");
+    assert!(versions(&artifacts).is_empty());
+    *faults.meddles_with.lock().expect("path") = None;
+    assert!(drain(&artifacts).complete);
+    let size = std::fs::metadata(output.path().join("busy.log")).expect("file").len();
+    assert_eq!(versions(&artifacts)[0].size, size);
     shutdown(artifacts);
 }
 

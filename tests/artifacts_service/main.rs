@@ -145,38 +145,6 @@ fn names_of_any_bytes_are_files_and_are_shown_escaped() {
 }
 
 #[test]
-fn a_file_that_keeps_changing_is_reported_and_registered_when_it_is_quiet() {
-    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
-    let artifacts = open(state.path());
-    let workspace = Workspace::attach(&artifacts, "w", output.path());
-    let path = output.path().join("busy.log");
-    workspace.write("busy.log", &vec![b'x'; 4 << 20]);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let meddler = scope.spawn(|| {
-            // A writer that the file system does not see: another program on the host.
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                fs::OpenOptions::new()
-                    .append(true)
-                    .open(&path)
-                    .and_then(|mut file| std::io::Write::write_all(&mut file, b"more"))
-                    .expect("append");
-            }
-        });
-        let drained = artifacts.drain(DrainScope::All, Instant::now() + Duration::from_millis(400));
-        assert!(!drained.complete);
-        assert_eq!(drained.incomplete[0].0, "/workspace/output/busy.log");
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
-        meddler.join().expect("meddler");
-    });
-    workspace.write("busy.log", b"quiet");
-    assert!(drain(&artifacts).complete);
-    let id = versions(&artifacts)[0].id.to_string();
-    assert_eq!(content(&artifacts, &id), b"quiet");
-    shutdown(artifacts);
-}
-
-#[test]
 fn a_content_above_the_limit_stays_in_place_and_the_row_says_so() {
     let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
     let small = Settings { content_bytes_max: 1000, large_bytes: 2000, ..settings(state.path()) };

@@ -50,6 +50,17 @@ fn a_thousand_small_files_are_registered_when_the_run_is_drained() {
 #[test]
 #[ignore = "a measurement"]
 fn measure() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let artifacts = open(state.path());
+    let workspace = Workspace::attach(&artifacts, "w", output.path());
+    let held = workspace.open("held").expect("open");
+    let started = Instant::now();
+    for _ in 0..100_000 {
+        workspace.open("held").expect("open");
+    }
+    println!("noting an open for writing: {:.2?}", started.elapsed() / 100_000);
+    workspace.close(held, false);
+    drop((workspace, artifacts));
     for files in [1_000, 10_000] {
         for _ in 0..3 {
             println!("{files} files: written plainly {:.2?}", plain(files));

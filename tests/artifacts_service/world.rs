@@ -61,6 +61,7 @@ pub struct Workspace {
     pub run: Option<RunId>,
     attachment: Attachment,
     observer: Arc<dyn WriteObserver>,
+    keys: Mutex<HashMap<PathBuf, FileKey>>,
     next: AtomicU64,
 }
 
@@ -89,7 +90,16 @@ impl Workspace {
         attachment.set_source(files.clone());
         let observer = attachment.observer();
         let root = root.to_owned();
-        Self { id, root, files, run: None, attachment, observer, next: AtomicU64::new(1) }
+        Self {
+            id,
+            root,
+            files,
+            run: None,
+            attachment,
+            observer,
+            keys: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
     }
 
     pub fn begin_run(&mut self, artifacts: &Artifacts) -> RunId {
@@ -115,14 +125,13 @@ impl Workspace {
 
     /// The file with this name, known to the file system or new to it.
     pub fn key(&self, path: impl AsRef<Path>) -> FileKey {
-        let mut names = self.files.names.lock().expect("names");
-        let known = names.iter().find(|(_, name)| name.as_deref() == Some(path.as_ref()));
-        if let Some((key, _)) = known {
-            return *key;
-        }
-        let key = FileKey(self.next.fetch_add(1, Ordering::SeqCst));
-        names.insert(key, Some(path.as_ref().to_owned()));
-        key
+        let mut keys = self.keys.lock().expect("keys");
+        *keys.entry(path.as_ref().to_owned()).or_insert_with(|| {
+            let key = FileKey(self.next.fetch_add(1, Ordering::SeqCst));
+            let name = Some(path.as_ref().to_owned());
+            self.files.names.lock().expect("names").insert(key, name);
+            key
+        })
     }
 
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<FileKey> {
@@ -147,9 +156,11 @@ impl Workspace {
         let key = self.key(from);
         fs::rename(self.root.join(from), self.root.join(to)).expect("rename");
         {
+            let mut keys = self.keys.lock().expect("keys");
             let mut names = self.files.names.lock().expect("names");
-            for name in names.values_mut().filter(|name| name.as_deref() == Some(Path::new(to))) {
-                *name = None;
+            keys.remove(Path::new(from));
+            if let Some(replaced) = keys.insert(to.into(), key) {
+                names.insert(replaced, None);
             }
             names.insert(key, Some(to.into()));
         }
@@ -160,6 +171,7 @@ impl Workspace {
     pub fn remove(&self, path: &str) {
         let key = self.key(path);
         fs::remove_file(self.root.join(path)).expect("remove");
+        self.keys.lock().expect("keys").remove(Path::new(path));
         self.files.names.lock().expect("names").insert(key, None);
         self.observer.removed(&location(path));
     }
