@@ -22,7 +22,9 @@ pub enum InvalidId {
         "{what} {given:?} is not allowed: use letters, digits and _, not starting with a digit, at most 255 in all"
     )]
     Variable { what: &'static str, given: String },
-    #[error("{what} {given:?} is not allowed: it must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057")]
+    #[error(
+        "{what} {given:?} is not allowed: it must be a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"
+    )]
     Uuid { what: &'static str, given: String },
 }
 

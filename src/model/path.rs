@@ -37,7 +37,9 @@ impl VirtualPath {
     }
 
     /// Builds a path from the names on the way down. Names come from the kernel, which never sends `/`, `.` or `..` as a name to create or look up below a directory.
-    pub fn from_names<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> Result<Self, InvalidVirtualPath> {
+    pub fn from_names<'a>(
+        names: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<Self, InvalidVirtualPath> {
         let mut bytes = Vec::new();
         for name in names {
             if !bytes.is_empty() {
