@@ -62,9 +62,9 @@ fn both_suites_run_every_case() {
     }
 }
 
-/// Not a test: a daemon for [`a_daemon_that_is_killed_leaves_no_process`], in a process of its own.
+/// The other half of [`a_daemon_that_is_killed_leaves_no_process`], which starts it in a process of its own; alone it has
+/// nothing to do.
 #[test]
-#[ignore = "started by another test"]
 fn daemon() {
     let Some(executable) = std::env::var_os("TEST_EXECUTABLE") else { return };
     let moment = std::env::var("TEST_MOMENT").expect("set");
@@ -94,7 +94,7 @@ fn a_daemon_that_is_killed_leaves_no_process() {
         let executable = directory.path().join("belljard");
         fs::hard_link(BELLJARD, &executable).expect("link");
         let mut daemon = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--ignored", "--exact", "daemon", "--nocapture"])
+            .args(["--exact", "daemon", "--nocapture"])
             .env("TEST_EXECUTABLE", &executable)
             .env("TEST_MOMENT", moment)
             .env("TMPDIR", directory.path())
@@ -203,28 +203,4 @@ fn private_keys_of_the_host_are_not_visible() {
         "{}",
         outcome.stderr
     );
-}
-
-/// How long a run of `true` takes; not a test of anything, printed with `--nocapture --ignored`. `BELLJARD` names another build.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_a_run() {
-    let executable = std::env::var_os("BELLJARD").unwrap_or(BELLJARD.into());
-    let host = Host::new(Path::new(&executable), 12345);
-    let mut ready = Vec::new();
-    let mut whole = Vec::new();
-    for _ in 0..200 {
-        let plan = host.plan(["/usr/bin/true"]);
-        let start = Instant::now();
-        let (mut sandbox, _out, _err) = host.spawn(&plan);
-        sandbox.wait_ready().expect("ready");
-        ready.push(start.elapsed());
-        sandbox.go().expect("starts");
-        sandbox.wait();
-        whole.push(start.elapsed());
-    }
-    ready.sort();
-    whole.sort();
-    println!("ready: median {:?}, p95 {:?}", ready[100], ready[190]);
-    println!("ended: median {:?}, p95 {:?}", whole[100], whole[190]);
 }

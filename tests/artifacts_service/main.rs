@@ -4,7 +4,6 @@
 
 mod crash;
 mod faults;
-mod speed;
 mod world;
 
 use belljar::artifact::{Artifacts, DrainScope, Error, Settings};
