@@ -4,6 +4,7 @@
 //! mount and serve → attach on the host. A workspace that could not be made whole leaves nothing behind.
 
 use super::attribution::RunIndex;
+use super::clone::clone_opened;
 use super::contents::Contents;
 use super::{Actor, Definition, Error, MountDefinition};
 use crate::artifact::{Artifacts, AttachedMount, AttachedWorkspace};
@@ -13,14 +14,14 @@ use crate::model::access::Access;
 use crate::model::id::WorkspaceId;
 use crate::model::path::escape;
 use crate::policy::mount_table::{MountPoint, MountTable};
-use crate::sys::mount::{MountAttr, detach};
+use crate::sys::mount::MountAttr;
 use crate::vfs::control::{ControlTree, Secrets};
 use crate::vfs::{Parts, Vfs};
 use crate::wire;
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -71,24 +72,7 @@ fn clone_directory(mount: &MountDefinition) -> Result<OwnedFd, Error> {
         Access::ReadOnly => attributes = attributes | MountAttr::READ_ONLY,
         Access::ReadWrite => {}
     }
-    let foreign = nix::errno::Errno::EINVAL as i32;
-    let cloned = detach(mount.directory.as_fd(), attributes).or_else(|error| {
-        if error.raw_os_error() != Some(foreign) {
-            return Err(error);
-        }
-        clone_by_path(&mount.directory, attributes).unwrap_or(Err(error))
-    });
-    let tree = cloned.map_err(|source| {
-        if source.raw_os_error() == Some(foreign) {
-            return Error::Invalid {
-                message: format!(
-                    "{} failed: the directory belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon",
-                    what()
-                ),
-            };
-        }
-        Error::Io { doing: format!("clone the mounts for {}", what()), source }
-    })?;
+    let tree = clone_opened(&what(), &mount.directory, attributes)?;
     let opened = nix::fcntl::openat(
         &tree,
         c".",
@@ -101,23 +85,6 @@ fn clone_directory(mount: &MountDefinition) -> Result<OwnedFd, Error> {
         Err(nix::errno::Errno::EACCES) => Ok(tree),
         Err(errno) => Err(Error::Io { doing: format!("open {}", what()), source: errno.into() }),
     }
-}
-
-/// The same directory in this process's own mount namespace, for a daemon that an ordinary user runs in a namespace of
-/// its own. Only there: what the user could reach by this path it can reach by the descriptor. `None` where it does not apply.
-fn clone_by_path(directory: &OwnedFd, attributes: MountAttr) -> Option<std::io::Result<OwnedFd>> {
-    if nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let found = nix::fcntl::open(&path, flags, Mode::empty()).ok()?;
-    let (theirs, ours) =
-        (nix::sys::stat::fstat(directory).ok()?, nix::sys::stat::fstat(&found).ok()?);
-    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
-        return None;
-    }
-    Some(detach(found.as_fd(), attributes))
 }
 
 /// 1, or 2 where a backing file system is itself stacked; 0 where this process may not register backing files.

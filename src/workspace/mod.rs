@@ -5,6 +5,7 @@
 //! lets one change of a workspace's existence happen at a time and may be held for as long as that takes.
 
 pub mod attribution;
+mod clone;
 pub mod contents;
 pub mod lifecycle;
 pub mod recovery;

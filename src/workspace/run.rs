@@ -3,6 +3,7 @@
 //! Threads: the caller's thread starts the command and returns; a thread of the run waits for its end, drains its
 //! files and writes the receipt; with a timeout, another one watches the clock. All of them end with the run.
 
+use super::clone::clone_opened;
 use super::contents::Contents;
 use super::lifecycle::Workspace;
 use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope, Workspaces};
@@ -19,7 +20,7 @@ use crate::vfs::control::{ControlTree, Secrets};
 use crate::wire::run::{Reason, Receipt, ReceiptArtifact, RunStarted, Usage};
 use jiff::Timestamp;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -507,12 +508,9 @@ fn open_door(
     open_tree(nix::fcntl::AT_FDCWD, directory.as_path(), OpenTree::CLONE).map_err(failed)
 }
 
-fn clone_exposed(path: &Path, descriptor: &OwnedFd) -> Result<OwnedFd, Error> {
-    crate::sys::mount::detach(
-        descriptor.as_fd(),
-        MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_DEV,
-    )
-    .map_err(|source| Error::Io { doing: format!("expose {}", path.display()), source })
+fn clone_exposed(path: &Path, opened: &OwnedFd) -> Result<OwnedFd, Error> {
+    let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_DEV;
+    clone_opened(&format!("expose {}", path.display()), opened, attributes)
 }
 
 fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan) -> Error {

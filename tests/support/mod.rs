@@ -107,7 +107,14 @@ impl Place {
         command
     }
 
-    /// The same, done to its end.
+    /// `belljard` with these arguments, about to be started.
+    pub fn belljard<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.program("belljard", BELLJARD);
+        command.args(arguments);
+        command
+    }
+
+    /// `belljar` with these arguments, done to its end.
     pub fn output<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
         self.belljar(arguments).output().unwrap()
     }
@@ -142,7 +149,7 @@ impl Place {
 
     /// Starts a daemon in this place; commands find it from then on.
     pub fn start_daemon(&mut self) {
-        let child = self.program("belljard", BELLJARD).arg("serve").spawn().unwrap();
+        let child = self.belljard(["serve"]).spawn().unwrap();
         self.daemon = Some(child);
         eventually("the daemon answers", || self.output(["daemon", "status"]).status.success());
     }
