@@ -149,6 +149,7 @@ impl Fixture {
                 control: ControlTree::new(Arc::new(Control), Secrets::Hidden),
                 observer: heard.clone(),
                 attribution: Arc::new(NoRuns),
+                owner: None,
                 descriptors_max,
             })
             .unwrap(),
@@ -389,13 +390,13 @@ fn the_source_finds_a_followed_file_under_its_present_name() {
     fs::create_dir(f.rw("d")).unwrap();
     fs::write(f.rw("d/a"), "content").unwrap();
     let key = FileKey(fs::metadata(f.rw("d/a")).unwrap().ino());
-    assert_eq!(place(&f.vfs.location(key).unwrap()), "rw:d/a");
+    assert_eq!(place(&f.vfs.locations(key)[0]), "rw:d/a");
     fs::rename(f.rw("d"), f.rw("e")).unwrap();
-    assert_eq!(place(&f.vfs.location(key).unwrap()), "rw:e/a");
+    assert_eq!(place(&f.vfs.locations(key)[0]), "rw:e/a");
     let mut text = String::new();
     FileSource::open(&*f.vfs, key).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "content");
     fs::write(f.rw("b"), "other").unwrap();
     fs::rename(f.rw("b"), f.rw("e/a")).unwrap();
-    assert!(f.vfs.location(key).is_none(), "the name belongs to another file");
+    assert!(f.vfs.locations(key).is_empty(), "the name belongs to another file");
 }

@@ -462,3 +462,20 @@ fn a_file_made_by_root_for_another_user_belongs_to_that_user() {
     let named = place.run(&["--user", "4321:4322"], "id -u; id -g");
     assert_eq!(stdout(&named), "4321\n4322\n", "{}", text(&named));
 }
+
+#[test]
+fn a_file_with_two_names_is_kept_under_the_one_that_stays() {
+    let place = Place::new();
+    let output = place.run(
+        &[],
+        "cd output; echo r > res; ln res res.lock; rm res.lock; echo q > a1; ln a1 a2; echo p > p.tmp; ln p.tmp p; rm p.tmp",
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    let mut paths: Vec<_> = place
+        .artifacts(&[])
+        .iter()
+        .map(|a| a["path"].as_str().unwrap().trim_start_matches("/workspace/output/").to_owned())
+        .collect();
+    paths.sort();
+    assert_eq!(paths, ["a1", "p", "res"]);
+}

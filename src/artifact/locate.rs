@@ -2,10 +2,12 @@
 //!
 //! By path only what the journal recorded is believed: the mount's directory must be the very one (device and inode),
 //! the file is looked up beneath it through no link, is not opened before it is known to be a regular file (opening a
-//! device can have effects), and must belong to the workspace's owner or be readable by everyone: a path in a
-//! directory that its owner controls could lead the daemon to a hard link of a file that is not theirs.
+//! device can have effects), and is opened with the permissions of the workspace's owner unless it is the owner's:
+//! a path in a directory that its owner controls could lead the daemon to a hard link of a file that is not theirs.
 
 use super::record::{MountRecord, Place, WorkspaceRecord};
+use crate::model::path::VirtualPath;
+use crate::sys::credentials::{Credentials, ScopedIdentity};
 use crate::sys::openat2::open_beneath;
 use crate::vfs::observer::{FileKey, FileSource};
 use nix::errno::Errno;
@@ -24,15 +26,19 @@ pub(super) enum Found {
     Gone(&'static str),
 }
 
-/// The file's present place; `None` when it has none.
+/// The file's present place; `None` when it has none. Of several names the oldest counts that is not ignored.
 pub(super) fn place_by_source(
     source: &dyn FileSource,
     file: FileKey,
     workspace: &WorkspaceRecord,
+    ignored: impl Fn(&VirtualPath) -> bool,
 ) -> Option<Place> {
-    let location = source.location(file)?;
-    let mount = workspace.mounts.iter().position(|mount| mount.name == location.mount)?;
-    Some(Place { mount: u16::try_from(mount).ok()?, path: location.path })
+    let places = source.locations(file).into_iter().filter_map(|location| {
+        let mount = workspace.mounts.iter().position(|mount| mount.name == location.mount)?;
+        Some(Place { mount: u16::try_from(mount).ok()?, path: location.path })
+    });
+    let places: Vec<Place> = places.collect();
+    places.iter().find(|place| !ignored(&place.path)).or(places.first()).cloned()
 }
 
 pub(super) fn open_by_path(
@@ -64,10 +70,17 @@ pub(super) fn open_by_path(
     if !metadata.is_file() {
         return Ok(Found::Gone("it is not a regular file any more"));
     }
+    // Whoever owns a file could give itself the permission to read it; for others' files the host decides.
     let owner = workspace.owner_uid;
-    if owner != 0 && metadata.uid() != owner && metadata.mode() & 0o004 == 0 {
-        return Ok(Found::Gone("it belongs to somebody else"));
-    }
+    let foreign = owner != 0 && metadata.uid() != owner && nix::unistd::geteuid().is_root();
+    let _identity = foreign
+        .then(|| {
+            let login =
+                nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten();
+            let gid = login.map_or(owner, |user| user.gid.as_raw());
+            ScopedIdentity::assume(&Credentials::of_login(owner, gid))
+        })
+        .transpose()?;
     // A descriptor made with O_PATH is opened for reading through /proc (proc(5), /proc/pid/fd): the same file, whatever
     // has its name by now.
     File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).map(Found::File)

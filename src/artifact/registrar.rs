@@ -104,7 +104,9 @@ fn prepare(
     }
     let source = service.source(job.file.workspace);
     let place = match &source {
-        Some(source) => place_by_source(&**source, job.file.file, &job.workspace),
+        Some(source) => {
+            place_by_source(&**source, job.file.file, &job.workspace, |path| service.ignores(path))
+        }
         None => (!job.nameless).then(|| job.place.clone()),
     };
     let Some(place) = place else { return Prepared::Nothing("it has no name any more") };
@@ -121,6 +123,10 @@ fn prepare(
     let file = match file {
         Ok(Found::File(file)) => file,
         Ok(Found::Gone(why)) => return Prepared::Nothing(why),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::warn!(path = ?place.path, workspace = %job.workspace.id, "a file is not kept: the workspace's owner may not read it");
+            return Prepared::Nothing("its workspace's owner may not read it");
+        }
         Err(error) => return unreadable(service, job, &error),
     };
     if let Need::RegisterIfTouchedSince(time) = job.need

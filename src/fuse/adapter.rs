@@ -6,6 +6,7 @@ use super::convert::{self, caller};
 use super::passthrough::Passthrough;
 use super::session;
 use crate::vfs::attributes::Attributes;
+use crate::vfs::backing::NewMode;
 use crate::vfs::error::Error;
 use crate::vfs::{Changes, Vfs};
 use fuser::{
@@ -74,9 +75,9 @@ impl Filesystem for WorkspaceFilesystem {
         self.vfs.forget(node.0, count);
     }
 
-    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, _: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         session::prepare_thread();
-        match self.vfs.getattr(node.0) {
+        match self.vfs.getattr(node.0, handle.map(|handle| handle.0)) {
             Ok(attributes) => reply.attr(&ATTRIBUTES_LIFE, &convert::attributes(&attributes)),
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -131,12 +132,13 @@ impl Filesystem for WorkspaceFilesystem {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
         session::prepare_thread();
-        self.entry(self.vfs.mknod(&caller(request), parent.0, name, mode), reply);
+        let new = NewMode { mode, umask };
+        self.entry(self.vfs.mknod(&caller(request), parent.0, name, new), reply);
     }
 
     fn mkdir(
@@ -145,21 +147,22 @@ impl Filesystem for WorkspaceFilesystem {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         session::prepare_thread();
-        self.entry(self.vfs.mkdir(&caller(request), parent.0, name, mode), reply);
+        let new = NewMode { mode, umask };
+        self.entry(self.vfs.mkdir(&caller(request), parent.0, name, new), reply);
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         session::prepare_thread();
-        answer(self.vfs.unlink(parent.0, name), reply);
+        answer(self.vfs.unlink(&caller(request), parent.0, name), reply);
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         session::prepare_thread();
-        answer(self.vfs.rmdir(parent.0, name), reply);
+        answer(self.vfs.rmdir(&caller(request), parent.0, name), reply);
     }
 
     fn symlink(
@@ -228,14 +231,15 @@ impl Filesystem for WorkspaceFilesystem {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         session::prepare_thread();
         let flags = OFlag::from_bits_truncate(flags);
         let (attributes, handle) =
-            match self.vfs.create(&caller(request), parent.0, name, flags, mode) {
+            match self.vfs.create(&caller(request), parent.0, name, flags, NewMode { mode, umask })
+            {
                 Ok(created) => created,
                 Err(error) => return reply.error(convert::errno(&error)),
             };
@@ -333,9 +337,9 @@ impl Filesystem for WorkspaceFilesystem {
         answer(self.vfs.fsync(handle.0, data_only), reply);
     }
 
-    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         session::prepare_thread();
-        match self.vfs.opendir(node.0) {
+        match self.vfs.opendir(&caller(request), node.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -451,7 +455,7 @@ impl Filesystem for WorkspaceFilesystem {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -460,7 +464,7 @@ impl Filesystem for WorkspaceFilesystem {
         reply: ReplyEmpty,
     ) {
         session::prepare_thread();
-        answer(self.vfs.setxattr(node.0, name, value, flags), reply);
+        answer(self.vfs.setxattr(&caller(request), node.0, name, value, flags), reply);
     }
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -483,9 +487,9 @@ impl Filesystem for WorkspaceFilesystem {
         }
     }
 
-    fn removexattr(&self, _: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         session::prepare_thread();
-        answer(self.vfs.removexattr(node.0, name), reply);
+        answer(self.vfs.removexattr(&caller(request), node.0, name), reply);
     }
 
     fn ioctl(

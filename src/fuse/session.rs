@@ -79,6 +79,8 @@ pub enum Purpose {
 impl Purpose {
     fn init(self) -> InitRequest {
         let common = flags::ASYNC_READ | flags::BIG_WRITES | flags::PARALLEL_DIROPS;
+        // Access control lists name users of the host, whom a user namespace does not know.
+        let acl = if may_serve_everyone() { flags::POSIX_ACL } else { 0 };
         match self {
             // WRITEBACK_CACHE must stay off: the kernel has no passthrough with it. HANDLE_KILLPRIV_V2 spares a
             // GETXATTR(security.capability) at every write.
@@ -91,6 +93,8 @@ impl Purpose {
                     | flags::CACHE_SYMLINKS
                     | flags::HANDLE_KILLPRIV_V2
                     | flags::DIRECT_IO_ALLOW_MMAP
+                    | flags::DONT_MASK
+                    | acl
                     | flags::PASSTHROUGH,
                 max_stack_depth: stack_depth,
             },

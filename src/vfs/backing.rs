@@ -5,9 +5,10 @@
 
 use super::error::Error;
 use crate::policy::mount_table::WriteGrant;
-use crate::sys::credentials::ScopedIdentity;
+use crate::sys::credentials::{Credentials, ScopedIdentity};
 use crate::sys::handle::{self, FileHandle};
 use crate::sys::{self};
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use std::ffi::{OsStr, OsString};
@@ -146,14 +147,47 @@ pub fn can_change_identity() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Acts as the caller, so that what is created belongs to it. `None` where the process is the only user it can be.
-pub fn assume(caller: &Caller) -> Result<Option<ScopedIdentity>, Error> {
-    if !can_change_identity() || (caller.uid == 0 && caller.gid == 0) {
+/// Acts as the caller until the guard is dropped: what is made belongs to it, and the host's file system grants what
+/// it would grant the caller itself, access control lists included. The kernel has checked modes already
+/// (`default_permissions`), but from attributes that may be a second old, and it does not know every rule of the host.
+/// `None` where this process is the only user it can be.
+pub fn act_as(caller: &Caller) -> Result<Option<ScopedIdentity>, Error> {
+    if !can_change_identity() {
         return Ok(None);
     }
-    ScopedIdentity::assume(caller.uid, caller.gid)
-        .map(Some)
-        .map_err(Error::os("act as the calling user"))
+    // A process that is gone, or that has no number here, is taken for one without groups and capabilities.
+    let credentials = Credentials::of_process(caller.pid, caller.uid, caller.gid)
+        .unwrap_or_else(|_| Credentials::of_user(caller.uid, caller.gid, Vec::new()));
+    act_with(&credentials).map(Some)
+}
+
+/// The same with credentials that are known.
+pub fn act_with(credentials: &Credentials) -> Result<ScopedIdentity, Error> {
+    ScopedIdentity::assume(credentials).map_err(Error::os("act as another user"))
+}
+
+/// The caller's umask for this thread, which owns one (unshare(2), CLONE_FS). The kernel leaves applying it to us
+/// (FUSE_DONT_MASK), because a directory's default access control list takes its place.
+struct ScopedUmask;
+
+impl ScopedUmask {
+    fn set(umask: u32) -> Self {
+        nix::sys::stat::umask(Mode::from_bits_truncate(umask & 0o777));
+        Self
+    }
+}
+
+impl Drop for ScopedUmask {
+    fn drop(&mut self) {
+        nix::sys::stat::umask(Mode::empty());
+    }
+}
+
+/// The mode of what is made, and the caller's umask.
+#[derive(Debug, Clone, Copy)]
+pub struct NewMode {
+    pub mode: u32,
+    pub umask: u32,
 }
 
 pub fn create(
@@ -162,14 +196,21 @@ pub fn create(
     parent: BorrowedFd<'_>,
     name: &OsStr,
     flags: OFlag,
-    mode: u32,
+    new: NewMode,
 ) -> Result<OwnedFd, Error> {
     check_name(name)?;
-    let _identity = assume(caller)?;
-    // O_NONBLOCK: should a FIFO have taken the name meanwhile, the open must not wait for its other end.
-    let flags = flags | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    open_beneath(parent, name, flags, Mode::from_bits_truncate(mode))
-        .map_err(Error::errno("create a file"))
+    let _identity = act_as(caller)?;
+    let _umask = ScopedUmask::set(new.umask);
+    // The kernel believes that it made the file and checks no permission to it, so it must really be made here.
+    let made = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    match open_beneath(parent, name, made, Mode::from_bits_truncate(new.mode & 0o7777)) {
+        // Somebody took the name since the kernel looked. ESTALE makes it look again and open what is there
+        // (fs/namei.c, do_filp_open: LOOKUP_REVAL).
+        Err(Errno::EEXIST) if !flags.contains(OFlag::O_EXCL) => {
+            Err(Error::Os { doing: "create a file", source: Errno::ESTALE.into() })
+        }
+        result => result.map_err(Error::errno("create a file")),
+    }
 }
 
 pub fn mkdir(
@@ -177,11 +218,12 @@ pub fn mkdir(
     caller: &Caller,
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    mode: u32,
+    new: NewMode,
 ) -> Result<(), Error> {
     check_name(name)?;
-    let _identity = assume(caller)?;
-    nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(mode))
+    let _identity = act_as(caller)?;
+    let _umask = ScopedUmask::set(new.umask);
+    nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(new.mode))
         .map_err(Error::errno("create a directory"))
 }
 
@@ -191,15 +233,16 @@ pub fn mknod(
     caller: &Caller,
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    mode: u32,
+    new: NewMode,
 ) -> Result<(), Error> {
     check_name(name)?;
-    let kind = SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits());
+    let kind = SFlag::from_bits_truncate(new.mode & SFlag::S_IFMT.bits());
     if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK {
         return Err(Error::Refused("making a device node"));
     }
-    let _identity = assume(caller)?;
-    nix::sys::stat::mknodat(parent, name, kind, Mode::from_bits_truncate(mode), 0)
+    let _identity = act_as(caller)?;
+    let _umask = ScopedUmask::set(new.umask);
+    nix::sys::stat::mknodat(parent, name, kind, Mode::from_bits_truncate(new.mode), 0)
         .map_err(Error::errno("make a node"))
 }
 
@@ -211,28 +254,32 @@ pub fn symlink(
     target: &OsStr,
 ) -> Result<(), Error> {
     check_name(name)?;
-    let _identity = assume(caller)?;
+    let _identity = act_as(caller)?;
     nix::unistd::symlinkat(target, parent, name).map_err(Error::errno("create a symbolic link"))
 }
 
 pub fn link(
     _grant: &WriteGrant,
+    caller: &Caller,
     file: BorrowedFd<'_>,
     parent: BorrowedFd<'_>,
     name: &OsStr,
 ) -> Result<(), Error> {
     check_name(name)?;
+    let _identity = act_as(caller)?;
     sys::file::link_to(file, parent, name).map_err(Error::os("create a hard link"))
 }
 
 pub fn rename(
     _grant: &WriteGrant,
+    caller: &Caller,
     from: (BorrowedFd<'_>, &OsStr),
     to: (BorrowedFd<'_>, &OsStr),
     flags: u32,
 ) -> Result<(), Error> {
     check_name(from.1)?;
     check_name(to.1)?;
+    let _identity = act_as(caller)?;
     sys::file::renameat2(from.0, from.1, to.0, to.1, flags).map_err(Error::os("rename"))
 }
 
@@ -245,6 +292,7 @@ pub enum Removal {
 
 pub fn remove(
     _grant: &WriteGrant,
+    caller: &Caller,
     parent: BorrowedFd<'_>,
     name: &OsStr,
     removal: Removal,
@@ -254,6 +302,7 @@ pub fn remove(
         Removal::Unlink => nix::unistd::UnlinkatFlags::NoRemoveDir,
         Removal::Rmdir => nix::unistd::UnlinkatFlags::RemoveDir,
     };
+    let _identity = act_as(caller)?;
     nix::unistd::unlinkat(parent, name, flag).map_err(Error::errno("remove a name"))
 }
 
@@ -278,10 +327,8 @@ pub fn chown(
 }
 
 pub fn truncate(_grant: &WriteGrant, file: BorrowedFd<'_>, size: u64) -> Result<(), Error> {
-    let size = i64::try_from(size).map_err(|_| Error::Os {
-        doing: "change a size",
-        source: nix::errno::Errno::EFBIG.into(),
-    })?;
+    let size = i64::try_from(size)
+        .map_err(|_| Error::Os { doing: "change a size", source: Errno::EFBIG.into() })?;
     nix::unistd::ftruncate(file, size).map_err(Error::errno("change a size"))
 }
 

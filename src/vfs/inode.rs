@@ -37,12 +37,17 @@ pub struct Inode {
     descriptor: Mutex<Option<Arc<OwnedFd>>>,
     /// Given a second chance when descriptors run short.
     recently_used: AtomicBool,
-    name: Mutex<Option<Name>>,
+    /// Oldest first; at most [`NAMES_MAX`].
+    names: Mutex<Vec<Name>>,
     references: AtomicU64,
     writing: Mutex<Writing>,
 }
 
-/// A name under which the inode was seen last.
+/// Names of one inode that are remembered; more hard links than this are rare, and each costs memory. The oldest stays,
+/// since it is the one an artifact is known by.
+const NAMES_MAX: usize = 8;
+
+/// A name under which the inode was seen.
 #[derive(Debug, Clone)]
 pub struct Name {
     pub parent: Arc<Inode>,
@@ -68,8 +73,14 @@ impl Inode {
         self.kind == nix::sys::stat::SFlag::S_IFREG.bits()
     }
 
+    /// The names under which the inode was seen, the oldest first.
+    pub fn names(&self) -> Vec<Name> {
+        self.names.lock().expect("no panic under this lock").clone()
+    }
+
+    /// The oldest name; for a directory, its only one.
     pub fn name(&self) -> Option<Name> {
-        self.name.lock().expect("no panic under this lock").clone()
+        self.names.lock().expect("no panic under this lock").first().cloned()
     }
 
     pub fn writing(&self) -> MutexGuard<'_, Writing> {
@@ -123,16 +134,15 @@ pub struct InodeTable {
 
 impl InodeTable {
     /// `roots` are the directories behind the mount points; their nodes live as long as the table.
-    pub fn new(roots: Vec<(MountIndex, Found)>) -> Self {
+    pub fn new(roots: Vec<(MountIndex, Found)>) -> (Self, Vec<Arc<Inode>>) {
         let table = Self {
             maps: RwLock::default(),
             overflow: AtomicU64::new(OVERFLOW),
             devices: roots.iter().map(|(_, found)| found.stat.st_dev).collect(),
         };
-        for (mount, found) in roots {
-            drop(table.acquire(mount, found, None));
-        }
-        table
+        let nodes =
+            roots.into_iter().map(|(mount, found)| table.acquire(mount, found, None).0).collect();
+        (table, nodes)
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Inode>> {
@@ -181,7 +191,7 @@ impl InodeTable {
         if let Some(inode) = existing {
             let kept = inode.keep_descriptor(&descriptor);
             if let Some(name) = name {
-                self.set_name(&inode, Some(name));
+                self.add_name(&inode, name);
             }
             return (inode, kept);
         }
@@ -207,7 +217,7 @@ impl InodeTable {
                     handle: found.handle,
                     descriptor: Mutex::new(Some(descriptor)),
                     recently_used: AtomicBool::new(true),
-                    name: Mutex::new(name),
+                    names: Mutex::new(name.into_iter().collect()),
                     references: AtomicU64::new(1),
                     writing: Mutex::default(),
                 });
@@ -218,7 +228,7 @@ impl InodeTable {
         };
         // Another thread made the node between the two looks.
         if let Some(name) = name {
-            self.set_name(&inode, Some(name));
+            self.add_name(&inode, name);
         }
         (inode, false)
     }
@@ -230,17 +240,17 @@ impl InodeTable {
 
     /// Gives references back; the node ends with the last, and the way up with it.
     pub fn release(&self, inode: Arc<Inode>, count: u64) {
-        let mut next = Some((inode, count));
-        while let Some((inode, count)) = next.take() {
+        let mut next = vec![(inode, count)];
+        while let Some((inode, count)) = next.pop() {
             let before = inode.references.fetch_sub(count, Ordering::AcqRel);
             assert!(before >= count, "node {} gave back more references than it had", inode.id);
             if before > count {
-                return;
+                continue;
             }
             let mut maps = self.maps.write().expect("no panic under this lock");
             if inode.references.load(Ordering::Acquire) != 0 || !maps.nodes.contains_key(&inode.id)
             {
-                return;
+                continue;
             }
             maps.nodes.remove(&inode.id);
             let key = (inode.mount, inode.identity);
@@ -248,31 +258,41 @@ impl InodeTable {
                 maps.by_identity.remove(&key);
             }
             drop(maps);
-            let name = inode.name.lock().expect("no panic under this lock").take();
-            next = name.map(|name| (name.parent, 1));
+            let names = std::mem::take(&mut *inode.names.lock().expect("no panic under this lock"));
+            next.extend(names.into_iter().map(|name| (name.parent, 1)));
         }
     }
 
-    /// Notes the name under which the inode is seen from now on; `None` when its last known name is gone.
-    pub fn set_name(&self, inode: &Inode, name: Option<Name>) {
-        if let Some(name) = &name {
+    /// Notes a name under which the inode is seen. A directory has one name, and the newest is it.
+    fn add_name(&self, inode: &Inode, name: Name) {
+        let dropped = {
+            let mut names = inode.names.lock().expect("no panic under this lock");
+            let same = |seen: &Name| seen.parent.id == name.parent.id && seen.name == name.name;
+            if names.iter().any(same) {
+                return;
+            }
             self.hold(&name.parent);
-        }
-        let old =
-            std::mem::replace(&mut *inode.name.lock().expect("no panic under this lock"), name);
-        if let Some(old) = old {
+            let mut dropped = Vec::new();
+            if inode.is_directory() {
+                dropped.append(&mut names);
+            } else if names.len() >= NAMES_MAX {
+                dropped.push(names.remove(1));
+            }
+            names.push(name);
+            dropped
+        };
+        for old in dropped {
             self.release(old.parent, 1);
         }
     }
 
-    /// Forgets the name if it is still the one given.
+    /// Forgets a name.
     pub fn clear_name(&self, inode: &Inode, parent: &Inode, name: &OsStr) {
         let old = {
-            let mut current = inode.name.lock().expect("no panic under this lock");
-            match &*current {
-                Some(seen) if seen.parent.id == parent.id && seen.name == name => current.take(),
-                _ => None,
-            }
+            let mut names = inode.names.lock().expect("no panic under this lock");
+            let position =
+                names.iter().position(|seen| seen.parent.id == parent.id && seen.name == name);
+            position.map(|position| names.remove(position))
         };
         if let Some(old) = old {
             self.release(old.parent, 1);

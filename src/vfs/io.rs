@@ -38,14 +38,18 @@ impl Vfs {
         }
         let descriptor = self.descriptor(&inode)?;
         if !writes(flags) {
+            let _identity = backing::act_as(caller)?;
             let opened = sys::file::reopen(descriptor.as_fd(), daemon_flags(flags))
                 .map_err(Error::os("open a file for reading"))?;
             let handle = FileHandle { inode, descriptor: opened, grant: None };
             return Ok(self.handles.insert(Handle::File(handle)));
         }
         let grant = self.mounts.authorize(inode.mount, Operation::OpenWrite)?;
-        let opened = sys::file::reopen(descriptor.as_fd(), daemon_flags(flags) - OFlag::O_EXCL)
-            .map_err(Error::os("open a file for writing"))?;
+        let opened = {
+            let _identity = backing::act_as(caller)?;
+            sys::file::reopen(descriptor.as_fd(), daemon_flags(flags) - OFlag::O_EXCL)
+                .map_err(Error::os("open a file for writing"))?
+        };
         self.opened(caller, inode, opened, flags, false, grant)
     }
 
@@ -207,6 +211,7 @@ impl Vfs {
         // A change by name is an open, a change and a close.
         self.begin_writing(caller, inode, false)?;
         let result = self.descriptor(inode).and_then(|descriptor| {
+            let _identity = backing::act_as(caller)?;
             let opened = sys::file::reopen(descriptor.as_fd(), OFlag::O_WRONLY)
                 .map_err(Error::os("open a file to change its size"))?;
             backing::truncate(grant, opened.as_fd(), size)

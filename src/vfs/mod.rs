@@ -17,8 +17,9 @@ pub mod observer;
 pub mod tracking;
 
 use crate::model::id::RunId;
-use crate::policy::mount_table::{MountIndex, MountTable};
+use crate::policy::mount_table::MountTable;
 use crate::policy::operation::Operation;
+use crate::sys::credentials::Credentials;
 use crate::sys::file::TimeChange;
 use attributes::{Attributes, Time};
 use backing::{BackingRoot, Caller, Found};
@@ -55,6 +56,9 @@ pub struct Parts {
     pub control: ControlTree,
     pub observer: Arc<dyn WriteObserver>,
     pub attribution: Arc<dyn Attribution>,
+    /// The workspace's owner, where the daemon may read more than the owner: files are copied for the observer only
+    /// when the owner may read them. `None` where owner and daemon are the same.
+    pub owner: Option<Credentials>,
     /// How many descriptors may be kept open for nodes that nobody has open.
     pub descriptors_max: usize,
 }
@@ -63,11 +67,14 @@ pub struct Parts {
 pub struct Vfs {
     mounts: MountTable,
     roots: Vec<BackingRoot>,
+    /// The node of each mount point's directory; they live as long as the workspace.
+    root_nodes: Vec<Arc<Inode>>,
     inodes: InodeTable,
     handles: HandleTable,
     control: ControlTree,
     observer: Arc<dyn WriteObserver>,
     attribution: Arc<dyn Attribution>,
+    owner: Option<Credentials>,
     /// Nodes that keep a descriptor, oldest first. Guards only itself; no system call happens under it.
     descriptors: Mutex<VecDeque<Weak<Inode>>>,
     descriptors_max: usize,
@@ -107,7 +114,8 @@ impl Changes {
 
 impl Vfs {
     pub fn new(parts: Parts) -> Result<Self, Error> {
-        let Parts { mounts, directories, control, observer, attribution, descriptors_max } = parts;
+        let Parts { mounts, directories, control, observer, attribution, owner, descriptors_max } =
+            parts;
         assert_eq!(mounts.iter().len(), directories.len(), "one directory for each mount point");
         let roots: Vec<BackingRoot> =
             directories.into_iter().map(BackingRoot::new).collect::<Result<_, _>>()?;
@@ -119,8 +127,11 @@ impl Vfs {
                 .map_err(Error::os("duplicate the descriptor of a mount point"))?;
             found.push((index, Found { descriptor, stat: root.stat, handle: None }));
         }
+        let (inodes, root_nodes) = InodeTable::new(found);
         Ok(Self {
-            inodes: InodeTable::new(found),
+            inodes,
+            root_nodes,
+            owner,
             mounts,
             roots,
             handles: HandleTable::default(),
@@ -240,9 +251,9 @@ impl Vfs {
                 return self.control.attributes(control::ROOT);
             }
             let mount = self.mounts.resolve(name).ok_or(Error::NotFound)?;
-            let inode = self.mount_root(mount)?;
-            self.inodes.hold(&inode);
-            return self.host_attributes(&inode);
+            let inode = &self.root_nodes[mount.as_usize()];
+            self.inodes.hold(inode);
+            return self.host_attributes(inode);
         }
         if Self::is_provided(parent) {
             return self.control.lookup(parent, name);
@@ -253,11 +264,6 @@ impl Vfs {
         let stat = found.stat;
         let inode = self.acquire(&parent, name, found);
         Ok(Attributes::of_host(inode.id, &stat))
-    }
-
-    fn mount_root(&self, mount: MountIndex) -> Result<Arc<Inode>, Error> {
-        let root = &self.roots[mount.as_usize()];
-        self.inodes.find(mount, root.identity).ok_or(Error::NotFound)
     }
 
     pub fn forget(&self, node: u64, count: u64) {
@@ -273,7 +279,16 @@ impl Vfs {
         Ok(Attributes::of_host(inode.id, &backing::stat(descriptor.as_fd())?))
     }
 
-    pub fn getattr(&self, node: u64) -> Result<Attributes, Error> {
+    /// `handle` is the open file through which the caller asks, if there is one: it answers when no name is left.
+    pub fn getattr(&self, node: u64, handle: Option<u64>) -> Result<Attributes, Error> {
+        let open = handle.and_then(|handle| {
+            self.with_descriptor(handle, |inode, file| {
+                backing::stat(file.as_fd()).map(|stat| Attributes::of_host(inode.id, &stat))
+            })
+        });
+        if let Some(attributes) = open {
+            return attributes;
+        }
         match node {
             ROOT => Ok(self.root_attributes()),
             _ if Self::is_provided(node) => self.control.attributes(node),
@@ -296,16 +311,20 @@ impl Vfs {
     ) -> Result<Attributes, Error> {
         let inode = self.host_node(node)?;
         let grant = self.mounts.authorize(inode.mount, Operation::Setattr)?;
-        let descriptor = self.descriptor(&inode)?;
+        let open = handle.and_then(|handle| {
+            self.with_descriptor(handle, |_, file| file.try_clone().map(Arc::new).ok())?
+        });
+        let descriptor = match open {
+            Some(descriptor) => descriptor,
+            None => self.descriptor(&inode)?,
+        };
+        let acting = backing::act_as(caller)?;
         if let Some(mode) = changes.mode {
             self.refuse_set_id(&inode, backing::stat(descriptor.as_fd())?.st_mode, mode)?;
             backing::chmod(&grant, descriptor.as_fd(), mode & 0o7777)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             backing::chown(&grant, descriptor.as_fd(), changes.uid, changes.gid)?;
-        }
-        if let Some(size) = changes.size {
-            self.truncate(caller, &grant, &inode, handle, size)?;
         }
         if changes.atime.is_some() || changes.mtime.is_some() {
             backing::set_times(
@@ -315,6 +334,10 @@ impl Vfs {
                 changes.mtime.unwrap_or(TimeChange::Keep),
             )?;
         }
+        drop(acting);
+        if let Some(size) = changes.size {
+            self.truncate(caller, &grant, &inode, handle, size)?;
+        }
         if changes.is_empty() {
             // The kernel asks in this way to take set-id bits from a file that was written (FUSE_HANDLE_KILLPRIV_V2).
             let mode = backing::stat(descriptor.as_fd())?.st_mode;
@@ -322,7 +345,7 @@ impl Vfs {
                 backing::chmod(&grant, descriptor.as_fd(), mode & 0o7777 & !SET_ID_BITS)?;
             }
         }
-        self.host_attributes(&inode)
+        Ok(Attributes::of_host(inode.id, &backing::stat(descriptor.as_fd())?))
     }
 
     /// Files gain no set-user-id or set-group-id bit through a workspace: on the host it would act with the powers of
@@ -351,8 +374,7 @@ impl Vfs {
                 attributes: self.control.attributes(control::ROOT)?,
             }];
             for (index, mount) in self.mounts.iter() {
-                let inode = self.mount_root(index)?;
-                let attributes = self.host_attributes(&inode)?;
+                let attributes = self.host_attributes(&self.root_nodes[index.as_usize()])?;
                 listed.push(Listed { name: mount.name.as_str().into(), attributes });
             }
             return Ok(Some(listed));
@@ -363,13 +385,14 @@ impl Vfs {
         Ok(None)
     }
 
-    pub fn opendir(&self, node: u64) -> Result<u64, Error> {
+    pub fn opendir(&self, caller: &Caller, node: u64) -> Result<u64, Error> {
         if Self::is_provided(node) {
             return Ok(self.handles.insert(Handle::VirtualDirectory));
         }
         let inode = self.host_node(node)?;
         let descriptor = self.descriptor(&inode)?;
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY;
+        let _identity = backing::act_as(caller)?;
         let descriptor = crate::sys::file::reopen(descriptor.as_fd(), flags)
             .map_err(Error::os("open a directory"))?;
         Ok(self.handles.insert(Handle::Directory { inode, descriptor }))
@@ -397,10 +420,10 @@ impl Vfs {
         drop(self.handles.remove(handle));
     }
 
-    /// Reads an extended attribute; an empty buffer asks for its size. Only the user's own namespace is passed on:
-    /// the others carry privileges or belong to the host's security modules.
+    /// Reads an extended attribute; an empty buffer asks for its size. The namespaces that carry privileges or belong to
+    /// the host's security modules are not passed on.
     pub fn getxattr(&self, node: u64, name: &OsStr, buffer: &mut [u8]) -> Result<usize, Error> {
-        if !is_user_attribute(name) {
+        if !is_passed_on(name) {
             // ENOSYS would turn attributes off for the whole connection; the kernel asks for security.capability often.
             return Err(Error::NoAttribute);
         }
@@ -421,30 +444,47 @@ impl Vfs {
         let descriptor = self.descriptor(&inode)?;
         let all = crate::sys::file::listxattr(descriptor.as_fd())
             .map_err(Error::os("list attributes"))?;
-        let user = all.split_inclusive(|b| *b == 0).filter(|name| name.starts_with(b"user."));
-        Ok(user.flatten().copied().collect())
+        use std::os::unix::ffi::OsStrExt;
+        let passed = all.split_inclusive(|b| *b == 0).filter(|name| {
+            let name = name.strip_suffix(b"\0").unwrap_or(name);
+            is_passed_on(OsStr::from_bytes(name))
+        });
+        Ok(passed.flatten().copied().collect())
     }
 
-    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Error> {
+    pub fn setxattr(
+        &self,
+        caller: &Caller,
+        node: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), Error> {
         let inode = self.host_node(node)?;
         let grant = self.mounts.authorize(inode.mount, Operation::Setxattr)?;
-        if !is_user_attribute(name) {
+        if !is_passed_on(name) {
             return Err(Error::NotSupported("an attribute outside the user namespace"));
         }
-        backing::setxattr(&grant, self.descriptor(&inode)?.as_fd(), name, value, flags)
+        let descriptor = self.descriptor(&inode)?;
+        let _identity = backing::act_as(caller)?;
+        backing::setxattr(&grant, descriptor.as_fd(), name, value, flags)
     }
 
-    pub fn removexattr(&self, node: u64, name: &OsStr) -> Result<(), Error> {
+    pub fn removexattr(&self, caller: &Caller, node: u64, name: &OsStr) -> Result<(), Error> {
         let inode = self.host_node(node)?;
         let grant = self.mounts.authorize(inode.mount, Operation::Removexattr)?;
-        if !is_user_attribute(name) {
+        if !is_passed_on(name) {
             return Err(Error::NotSupported("an attribute outside the user namespace"));
         }
-        backing::removexattr(&grant, self.descriptor(&inode)?.as_fd(), name)
+        let descriptor = self.descriptor(&inode)?;
+        let _identity = backing::act_as(caller)?;
+        backing::removexattr(&grant, descriptor.as_fd(), name)
     }
 }
 
-fn is_user_attribute(name: &OsStr) -> bool {
+/// The user's own attributes and access control lists, which the kernel itself asks for and enforces (FUSE_POSIX_ACL).
+fn is_passed_on(name: &OsStr) -> bool {
     use std::os::unix::ffi::OsStrExt;
-    name.as_bytes().starts_with(b"user.")
+    let acl = ["system.posix_acl_access", "system.posix_acl_default"];
+    name.as_bytes().starts_with(b"user.") || acl.iter().any(|acl| name == *acl)
 }

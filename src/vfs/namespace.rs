@@ -2,9 +2,9 @@
 
 use super::Vfs;
 use super::attributes::Attributes;
-use super::backing::{self, Caller, Found, Removal};
+use super::backing::{self, Caller, Found, NewMode, Removal};
 use super::error::Error;
-use super::inode::{Inode, Name};
+use super::inode::Inode;
 use crate::policy::mount_table::WriteGrant;
 use crate::policy::operation::Operation;
 use std::ffi::OsStr;
@@ -50,10 +50,10 @@ impl Vfs {
         caller: &Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        new: NewMode,
     ) -> Result<Attributes, Error> {
         let place = self.place(parent, Operation::Mkdir)?;
-        backing::mkdir(&place.grant, caller, place.directory.as_fd(), name, mode)?;
+        backing::mkdir(&place.grant, caller, place.directory.as_fd(), name, new)?;
         Ok(self.made(&place, name)?.1)
     }
 
@@ -62,13 +62,13 @@ impl Vfs {
         caller: &Caller,
         parent: u64,
         name: &OsStr,
-        mode: u32,
+        new: NewMode,
     ) -> Result<Attributes, Error> {
         let place = self.place(parent, Operation::Mknod)?;
-        if mode & super::SET_ID_BITS != 0 {
+        if new.mode & super::SET_ID_BITS != 0 {
             return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
         }
-        backing::mknod(&place.grant, caller, place.directory.as_fd(), name, mode)?;
+        backing::mknod(&place.grant, caller, place.directory.as_fd(), name, new)?;
         Ok(self.made(&place, name)?.1)
     }
 
@@ -97,30 +97,33 @@ impl Vfs {
             return Err(Error::CrossMount);
         }
         let file = self.descriptor(&inode)?;
-        backing::link(&place.grant, file.as_fd(), place.directory.as_fd(), name)?;
+        backing::link(&place.grant, caller, file.as_fd(), place.directory.as_fd(), name)?;
         let (inode, attributes) = self.made(&place, name)?;
         self.tell_named(caller, &inode, None, &place.parent, name);
         Ok(attributes)
     }
 
-    pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.remove(parent, name, Operation::Unlink, Removal::Unlink)
+    pub fn unlink(&self, caller: &Caller, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.remove(caller, (parent, name), Operation::Unlink, Removal::Unlink)
     }
 
-    pub fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.remove(parent, name, Operation::Rmdir, Removal::Rmdir)
+    pub fn rmdir(&self, caller: &Caller, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.remove(caller, (parent, name), Operation::Rmdir, Removal::Rmdir)
     }
 
     fn remove(
         &self,
-        parent: u64,
-        name: &OsStr,
+        caller: &Caller,
+        (parent, name): (u64, &OsStr),
         operation: Operation,
         removal: Removal,
     ) -> Result<(), Error> {
         let place = self.place(parent, operation)?;
         let victim = self.known_at(&place, name);
-        backing::remove(&place.grant, place.directory.as_fd(), name, removal)?;
+        if let Some(victim) = &victim {
+            self.hold_on(victim);
+        }
+        backing::remove(&place.grant, caller, place.directory.as_fd(), name, removal)?;
         if let Some(victim) = victim {
             self.inodes.clear_name(&victim, &place.parent, name);
         }
@@ -128,6 +131,15 @@ impl Vfs {
             self.tell_removed(&place.parent, name);
         }
         Ok(())
+    }
+
+    /// Keeps a descriptor of a node that may lose its last name and can be reached by nothing else, so that those who
+    /// have the file open can go on with it.
+    fn hold_on(&self, inode: &Arc<Inode>) {
+        if inode.handle.is_none() {
+            // Failing to find it means that it is gone already.
+            let _ = self.descriptor(inode);
+        }
     }
 
     /// The live node that a name refers to at this moment, if there is one.
@@ -152,8 +164,12 @@ impl Vfs {
             return Err(Error::Refused("leaving a whiteout behind"));
         }
         let replaced = self.known_at(&to, new_name);
+        if let Some(replaced) = &replaced {
+            self.hold_on(replaced);
+        }
         backing::rename(
             &from.grant,
+            caller,
             (from.directory.as_fd(), name),
             (to.directory.as_fd(), new_name),
             flags,
@@ -174,8 +190,7 @@ impl Vfs {
             // Renamed or removed again by somebody else, who tells of it.
             return;
         };
-        let name = Name { parent: Arc::clone(&to.0.parent), name: to.1.to_owned() };
-        self.inodes.set_name(&inode, Some(name));
+        self.inodes.clear_name(&inode, from.0, from.1);
         if inode.is_directory() {
             self.tell_directory_moved(caller, from, (&to.0.parent, to.1));
         } else {
@@ -191,10 +206,10 @@ impl Vfs {
         parent: u64,
         name: &OsStr,
         flags: nix::fcntl::OFlag,
-        mode: u32,
+        new: NewMode,
     ) -> Result<(Attributes, u64), Error> {
         let place = self.place(parent, Operation::Create)?;
-        if mode & super::SET_ID_BITS != 0 {
+        if new.mode & super::SET_ID_BITS != 0 {
             return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
         }
         let opened = backing::create(
@@ -203,7 +218,7 @@ impl Vfs {
             place.directory.as_fd(),
             name,
             super::io::daemon_flags(flags),
-            mode & 0o7777,
+            new,
         )?;
         let root = self.root_of(&place.parent);
         let path_only = crate::sys::file::reopen(opened.as_fd(), nix::fcntl::OFlag::O_PATH)

@@ -74,10 +74,11 @@ pub trait WriteObserver: Send + Sync {
 
 /// Reads files that the observer follows, from outside the kernel's requests.
 pub trait FileSource: Send + Sync {
-    /// A present name of the file, or `None` when it has none left.
-    fn location(&self, file: FileKey) -> Option<Location>;
+    /// The present names of the file, as far as they are known, the oldest first; none when it has none left.
+    fn locations(&self, file: FileKey) -> Vec<Location>;
 
-    /// Opens the file itself for reading, beneath its mount point and following no link, whatever its name is.
+    /// Opens the file itself for reading, beneath its mount point and following no link, whatever its name is, with the
+    /// permissions of the workspace's owner: EACCES where the owner may not read it.
     fn open(&self, file: FileKey) -> io::Result<File>;
 
     /// The observer no longer follows the file; balances one [`Tracking::Began`].

@@ -89,7 +89,8 @@ impl Vfs {
                 Ok(())
             }
             Err(source) => {
-                inode.writing().writers -= 1;
+                // Counted back as a close: the other writers may have gone meanwhile and left the last word to this one.
+                self.end_writing(inode);
                 Err(Error::Journal(source))
             }
         }
@@ -161,16 +162,15 @@ impl Vfs {
 }
 
 impl FileSource for Vfs {
-    fn location(&self, file: FileKey) -> Option<Location> {
-        let inode = self.inodes.get(file.0)?;
-        let name = inode.name()?;
-        let parent = self.descriptor(&name.parent).ok()?;
-        // The host may have put another file under the name.
-        let identity = backing::identity_at(parent.as_fd(), &name.name).ok()?;
-        if identity != inode.identity {
-            return None;
-        }
-        self.location_below(&name.parent, &name.name)
+    fn locations(&self, file: FileKey) -> Vec<Location> {
+        let Some(inode) = self.inodes.get(file.0) else { return Vec::new() };
+        let present = |name: &super::inode::Name| {
+            let parent = self.descriptor(&name.parent).ok()?;
+            // The host may have put another file under the name.
+            let identity = backing::identity_at(parent.as_fd(), &name.name).ok()?;
+            (identity == inode.identity).then(|| self.location_below(&name.parent, &name.name))?
+        };
+        inode.names().iter().filter_map(present).collect()
     }
 
     fn open(&self, file: FileKey) -> io::Result<File> {
@@ -182,6 +182,16 @@ impl FileSource for Vfs {
         let descriptor =
             self.descriptor(&inode).map_err(|error| io::Error::from(error.to_errno()))?;
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_NONBLOCK;
+        let failed = |error: Error| io::Error::from(error.to_errno());
+        // Whoever owns a file could give itself the permission to read it; for others' files the host decides.
+        let _identity = match &self.owner {
+            Some(owner)
+                if backing::stat(descriptor.as_fd()).map_err(failed)?.st_uid != owner.uid =>
+            {
+                Some(backing::act_with(owner).map_err(failed)?)
+            }
+            Some(_) | None => None,
+        };
         crate::sys::file::reopen(descriptor.as_fd(), flags).map(File::from)
     }
 

@@ -14,6 +14,7 @@ use crate::model::access::Access;
 use crate::model::id::WorkspaceId;
 use crate::model::path::escape;
 use crate::policy::mount_table::{MountPoint, MountTable};
+use crate::sys::credentials::Credentials;
 use crate::sys::mount::MountAttr;
 use crate::vfs::control::{ControlTree, Secrets};
 use crate::vfs::{Parts, Vfs};
@@ -187,6 +188,8 @@ impl Workspace {
                 control: ControlTree::new(contents.clone(), Secrets::Hidden),
                 observer: attachment.observer(),
                 attribution: runs.clone(),
+                owner: (nix::unistd::geteuid().is_root() && owner.uid != 0)
+                    .then(|| Credentials::of_login(owner.uid, owner.gid)),
                 descriptors_max: descriptors_max(),
             })
             .map_err(|error| Error::Unavailable {

@@ -1,8 +1,9 @@
 //! Workspaces and the runs in them: the only place that knows files, sandboxes and artifacts at once.
 //!
 //! Every function here may block on the disk and none may be called from a thread that serves files or from an async
-//! task. Locks: `state` guards the two maps and is never held while a workspace is made, mounted or ended; `changing`
-//! lets one change of a workspace's existence happen at a time and may be held for as long as that takes.
+//! task. The lock of `state` guards the books and is never held while a workspace is made, mounted or ended. Whoever makes,
+//! replaces or ends a workspace claims its name for as long as that takes: others who want the same name wait, and
+//! nobody else does.
 
 pub mod attribution;
 mod clone;
@@ -19,19 +20,20 @@ use crate::wire;
 use contents::{Contents, ENTRIES_MAX, Secret, VARIABLE_VALUE_BYTES_MAX};
 use lifecycle::Workspace;
 use run::Run;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// Receipts of ended runs that are kept for whoever asks late. Chosen, not measured: some kilobytes each.
 const RECEIPTS_MAX: usize = 1024;
 
 /// How long removing a workspace waits for files written in it to be registered; what is not by then stays in the journal.
-const REMOVE_DRAIN: Duration = Duration::from_secs(60);
+/// Well below the minute that a client waits for an answer.
+const REMOVE_DRAIN: Duration = Duration::from_secs(30);
 
 /// Who asks: peer credentials (unix(7), SO_PEERCRED). Uid 0 may see and do all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +144,8 @@ type Key = (u32, WorkspaceId);
 struct State {
     workspaces: BTreeMap<Key, Arc<Workspace>>,
     runs: BTreeMap<RunId, Arc<Run>>,
+    /// Names of workspaces that are being made, replaced or ended.
+    claimed: BTreeSet<Key>,
     /// Ended runs, oldest first.
     ended: VecDeque<RunId>,
     closing: bool,
@@ -152,7 +156,21 @@ struct Inner {
     artifacts: Artifacts,
     door: Arc<dyn RunDoor>,
     state: Mutex<State>,
-    changing: Mutex<()>,
+    /// A claim was given up.
+    unclaimed: Condvar,
+}
+
+/// A claimed name; dropping it lets others have it.
+struct Claim {
+    workspaces: Workspaces,
+    key: Key,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.workspaces.state().claimed.remove(&self.key);
+        self.workspaces.0.unclaimed.notify_all();
+    }
 }
 
 /// All workspaces of a daemon.
@@ -182,7 +200,7 @@ impl Workspaces {
             artifacts,
             door,
             state: Mutex::default(),
-            changing: Mutex::default(),
+            unclaimed: Condvar::new(),
         })))
     }
 
@@ -209,6 +227,15 @@ impl Workspaces {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no panic under this lock")
+    }
+
+    /// Waits until nobody else changes the existence of this workspace.
+    fn claim(&self, key: Key) -> Claim {
+        let mut state = self.state();
+        while !state.claimed.insert(key.clone()) {
+            state = self.0.unclaimed.wait(state).expect("no panic under this lock");
+        }
+        Claim { workspaces: self.clone(), key }
     }
 
     fn find(&self, actor: &Actor, id: &WorkspaceId) -> Result<Arc<Workspace>, Error> {
@@ -244,26 +271,26 @@ impl Workspaces {
         actor: &Actor,
         definition: Definition,
     ) -> Result<wire::workspace::Workspace, Error> {
-        let (workspace, _) = self.obtain(actor, definition)?;
+        let (workspace, _, _claim) = self.obtain(actor, definition)?;
         Ok(workspace.view(self.running_in(&workspace)))
     }
 
-    /// The workspace that a definition names, and whether it was made for it.
+    /// The workspace that a definition names, and whether it was made for it. It cannot be ended while the claim lives.
     fn obtain(
         &self,
         actor: &Actor,
         definition: Definition,
-    ) -> Result<(Arc<Workspace>, bool), Error> {
+    ) -> Result<(Arc<Workspace>, bool, Claim), Error> {
         check_contents(&definition)?;
-        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
         let id = definition.id.clone().unwrap_or_else(WorkspaceId::generate);
         let key = (actor.uid, id.clone());
+        let claim = self.claim(key.clone());
         let existing = self.state().workspaces.get(&key).cloned();
         if let Some(existing) = existing {
             // Naming no mount point means the workspace as it is.
             if definition.mounts.is_empty() || existing.matches(&definition) {
                 fill(&existing.contents, definition)?;
-                return Ok((existing, false));
+                return Ok((existing, false, claim));
             }
             let running = self.running_in(&existing);
             if let Some(run) = running.first() {
@@ -302,8 +329,19 @@ impl Workspaces {
             workspace.end(&self.0.artifacts);
             return Err(error);
         }
-        self.state().workspaces.insert(key, Arc::clone(&workspace));
-        Ok((workspace, true))
+        let stopping = {
+            let mut state = self.state();
+            if !state.closing {
+                state.workspaces.insert(key, Arc::clone(&workspace));
+            }
+            state.closing
+        };
+        if stopping {
+            // The end of all workspaces has been and did not see this one.
+            workspace.end(&self.0.artifacts);
+            return Err(Error::Unavailable { message: "the daemon is stopping".to_owned() });
+        }
+        Ok((workspace, true, claim))
     }
 
     pub fn list(&self, actor: &Actor) -> Vec<wire::workspace::Workspace> {
@@ -326,7 +364,9 @@ impl Workspaces {
 
     /// Unmounts the workspace and forgets it; its artifacts stay.
     pub fn remove(&self, actor: &Actor, id: &WorkspaceId) -> Result<(), Error> {
-        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
+        let found = self.find(actor, id)?;
+        let _claim = self.claim((found.owner.uid, id.clone()));
+        // Another may have had the claim before.
         let workspace = self.find(actor, id)?;
         if let Some(run) = self.running_in(&workspace).first() {
             return Err(Error::Conflict {
@@ -340,7 +380,7 @@ impl Workspaces {
     }
 
     /// Ends a workspace in which nothing runs, after waiting for its files to be registered for at most `patience`; the
-    /// caller holds `changing`.
+    /// caller has claimed it.
     fn end(&self, workspace: &Workspace, patience: Duration) {
         self.state().workspaces.remove(&(workspace.owner.uid, workspace.id.clone()));
         let scope =
@@ -511,7 +551,6 @@ impl Workspaces {
         for run in &runs {
             run.wait_until(deadline);
         }
-        let _one_at_a_time = self.0.changing.lock().expect("no panic under this lock");
         let drained = self.0.artifacts.drain(DrainScope::All, deadline);
         if !drained.complete {
             tracing::warn!(

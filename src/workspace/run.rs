@@ -175,7 +175,7 @@ impl Surroundings {
         }
         workspace.runs.leave(run);
         if remove_workspace {
-            let _one_at_a_time = workspaces.0.changing.lock().expect("no panic under this lock");
+            let _claim = workspaces.claim((workspace.owner.uid, workspace.id.clone()));
             // Somebody else may have come to use it meanwhile.
             let others = workspaces.running_in(&workspace);
             if others.iter().all(|other| *other == run) {
@@ -194,7 +194,7 @@ pub(super) fn start(
     let clock = Instant::now();
     let RunDefinition { workspace: wanted, keep, expose, stdio, command } = definition;
     let keep = keep || wanted.id.is_some();
-    let (workspace, made) = workspaces.obtain(actor, wanted)?;
+    let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
     let id = RunId::generate();
     let run = Arc::new(Run {
         id,
@@ -210,7 +210,9 @@ pub(super) fn start(
         control: None,
         door: None,
     };
-    if let Err(error) = workspaces.admit(&run) {
+    let admitted = workspaces.admit(&run);
+    drop(claim);
+    if let Err(error) = admitted {
         around.end(workspaces, id, Duration::ZERO);
         return Err(error);
     }

@@ -29,9 +29,9 @@ pub struct Files {
 }
 
 impl FileSource for Files {
-    fn location(&self, file: FileKey) -> Option<Location> {
+    fn locations(&self, file: FileKey) -> Vec<Location> {
         let names = self.names.lock().expect("names");
-        names.get(&file)?.as_ref().map(location)
+        names.get(&file).into_iter().flatten().map(location).collect()
     }
 
     fn open(&self, file: FileKey) -> io::Result<File> {
