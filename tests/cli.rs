@@ -572,7 +572,7 @@ fn the_service_says_ready_answers_and_leaves_nothing_after_sigterm() {
         .env("BELLJAR_RUNTIME_DIR", room.path("run"))
         .output()
         .expect("starts");
-    check(second, &["serve"], 1, &["another daemon already answers", "belljar.sock"]);
+    check(second, &["serve"], 1, &["another daemon has", "belljar.sock"]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("small"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
     assert!(heard().contains("STOPPING=1"));

@@ -16,6 +16,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A daemon that was killed holds its lock until its last thread has left the kernel. Chosen: a thread that reads a
+/// slow disk takes a second or two.
+const DYING_MAX: Duration = Duration::from_secs(5);
 
 /// The group whose members may use root's daemon.
 const GROUP: &str = "belljar";
@@ -23,7 +28,7 @@ const GROUP: &str = "belljar";
 /// Why nobody can be served at a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("another daemon already answers at {}: stop it, or give this one another `socket`", path.display())]
+    #[error("another daemon has {}: stop it, or give this one another `socket`", path.display())]
     Busy { path: PathBuf },
     #[error(
         "the socket {} belongs to uid {owner}: it is not ours to replace; remove it as that user, or choose another one with BELLJAR_SOCKET",
@@ -115,10 +120,25 @@ fn lock(socket: &Path) -> Result<Flock<File>, ListenError> {
         .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
         .open(&path)
         .map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => ListenError::Busy { path: socket.to_owned() },
-        errno => ListenError::Io { doing: "lock", path: path.clone(), source: errno.into() },
-    })
+    let deadline = Instant::now() + DYING_MAX;
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                // A live daemon answers, and then there is nothing to wait for.
+                refuse_if_in_use(socket)?;
+                file = again;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(ListenError::Busy { path: socket.to_owned() });
+            }
+            Err((_, errno)) => {
+                return Err(ListenError::Io { doing: "lock", path, source: errno.into() });
+            }
+        }
+    }
 }
 
 /// A stale socket is ours and nobody answers at it; everything else stays.
