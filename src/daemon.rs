@@ -208,6 +208,7 @@ impl Running {
         kind: Kind,
         handle: &Handle,
     ) -> Result<Running, DaemonError> {
+        crate::sys::memory::map_large_blocks();
         raise_descriptor_limit();
         paths.prepare()?;
         let instance = Uuid::now_v7();

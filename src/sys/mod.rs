@@ -8,6 +8,7 @@ pub mod file;
 pub mod fuse_dev;
 pub mod handle;
 pub mod loopback;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod openat2;
