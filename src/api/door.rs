@@ -81,7 +81,8 @@ mod tests {
     use crate::api::{About, Parts};
     use crate::artifact::{self, Artifacts};
     use crate::model::id::RunId;
-    use crate::workspace::{self, Actor, Workspaces};
+    use crate::workspace::registry::Workspaces;
+    use crate::workspace::{self, Actor};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;

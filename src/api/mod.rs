@@ -19,7 +19,8 @@ pub mod secrets;
 pub mod status;
 pub mod workspaces;
 
-use crate::workspace::{RunScope, Workspaces};
+use crate::workspace::RunScope;
+use crate::workspace::registry::Workspaces;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::routing::{get, post, put};

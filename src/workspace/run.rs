@@ -6,7 +6,8 @@
 use super::clone::clone_opened;
 use super::contents::Contents;
 use super::lifecycle::Workspace;
-use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope, Workspaces};
+use super::registry::Workspaces;
+use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope};
 use crate::artifact::{DrainScope, RunRecord};
 use crate::fuse::control::ControlFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
