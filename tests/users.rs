@@ -208,6 +208,14 @@ fn one_users_slow_end_does_not_hold_up_another() {
         let before = std::time::Instant::now();
         let output = shared.place.run(&[], "true");
         assert!(output.status.success(), "{}", text(&output));
+        // Large enough to wait behind other large files.
+        let large = shared
+            .place
+            .run(&["--receipt", "large.json"], "head -c 100000000 /dev/zero > output/large");
+        assert!(large.status.success(), "{}", text(&large));
+        let receipt = fs::read(shared.place.path("large.json")).unwrap();
+        let receipt: serde_json::Value = serde_json::from_slice(&receipt).unwrap();
+        assert_eq!(receipt["complete"], true, "{receipt}");
         // The removal waits for the huge file's copy; nobody else may.
         assert!(!removal.is_finished(), "nothing was held up in {:?}", before.elapsed());
         // Through the mount, so that it is heard of: then the copy is not wanted any more.

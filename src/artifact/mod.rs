@@ -58,6 +58,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+/// How many owners have a large file copied at the same time, one each. Chosen, not measured: one more than the
+/// processors of a small machine, since some wait for the disk.
+const LARGE_OWNERS_MAX: usize = 3;
+
 /// The artifact service of one daemon. Clones share it; dropping the last one stops it without waiting, and what was
 /// not registered is recovered by the next daemon.
 #[derive(Debug, Clone)]
@@ -162,7 +166,8 @@ impl Artifacts {
         let parts = Parts { settings, rules, blobs, catalog, boot, journal, state, instance };
         let service = Arc::new(Service::new(parts));
         let handle = Handle { service: service.clone(), threads: Mutex::default() };
-        let lanes = std::iter::repeat_n(Lane::Small, threads).chain([Lane::Large]);
+        let lanes = std::iter::repeat_n(Lane::Small, threads)
+            .chain(std::iter::repeat_n(Lane::Large, LARGE_OWNERS_MAX));
         for lane in lanes {
             let service = service.clone();
             let thread = std::thread::Builder::new()

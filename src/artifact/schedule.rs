@@ -8,7 +8,7 @@ use super::dirty_set::{DirtySet, Entry};
 use super::record::{FileRef, Place, RunInfo, WorkspaceRecord};
 use crate::model::id::{RunId, WorkspaceId};
 use crate::model::path::escape;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ pub(super) struct Schedule {
     debounce_max: Duration,
     small: BTreeSet<(Instant, FileRef)>,
     large: BTreeSet<(Instant, FileRef)>,
+    /// Large files that are copied at this moment, and whose they are.
+    copied_large: BTreeMap<FileRef, u32>,
     sequence: u64,
     /// Scopes of drains in progress: what falls into one is due at once.
     urgent: Vec<(u64, DrainScope)>,
@@ -176,21 +178,37 @@ impl DirtySet {
 
     /// When the next file of the lane is due.
     pub fn next_due(&self, lane: Lane) -> Option<Instant> {
-        let lane = match lane {
-            Lane::Small => &self.schedule.small,
-            Lane::Large => &self.schedule.large,
-        };
-        lane.first().map(|(due, _)| *due)
+        self.next(lane).map(|(due, _)| due)
+    }
+
+    /// The next file of the lane. Of large files each owner has one at a time copied, so that nobody waits behind
+    /// another's terabytes while a thread is free.
+    fn next(&self, lane: Lane) -> Option<(Instant, FileRef)> {
+        match lane {
+            Lane::Small => self.schedule.small.first().copied(),
+            Lane::Large => {
+                let busy = &self.schedule.copied_large;
+                let waits = |file: &FileRef| {
+                    let workspace = self.workspace(file.workspace);
+                    workspace.is_none_or(|w| !busy.values().any(|owner| *owner == w.owner_uid))
+                };
+                self.schedule.large.iter().find(|(_, file)| waits(file)).copied()
+            }
+        }
     }
 
     /// Takes up to `count` files that are due.
     pub fn take_due(&mut self, lane: Lane, count: usize, now: Instant) -> Vec<Job> {
         let mut jobs = Vec::new();
         while jobs.len() < count {
-            match self.schedule.lane(lane).first() {
-                Some(&(due, file)) if due <= now => {
+            match self.next(lane) {
+                Some((due, file)) if due <= now => {
                     self.schedule.lane(lane).remove(&(due, file));
-                    jobs.extend(self.start(file));
+                    let job = self.start(file);
+                    if let (Lane::Large, Some(job)) = (lane, &job) {
+                        self.schedule.copied_large.insert(file, job.workspace.owner_uid);
+                    }
+                    jobs.extend(job);
                 }
                 Some(_) | None => break,
             }
@@ -230,6 +248,7 @@ impl DirtySet {
     /// The job is done: registered, or found to need nothing. Answers whether the file is forgotten; if not, more
     /// happened to it meanwhile.
     pub fn finish(&mut self, job: &Job, now: Instant) -> bool {
+        self.schedule.copied_large.remove(&job.file);
         if self.is_current(job) {
             self.forget(job.file);
             return true;
@@ -245,6 +264,7 @@ impl DirtySet {
 
     /// The job is not done and comes up again.
     pub fn postpone(&mut self, job: &Job, why: Postponed, now: Instant) {
+        self.schedule.copied_large.remove(&job.file);
         let current = self.is_current(job);
         let Some(entry) = self.files.get_mut(&job.file) else { return };
         entry.copying = false;

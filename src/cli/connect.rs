@@ -32,6 +32,9 @@ pub struct Context {
     start: StartPrivate,
 }
 
+/// What a private daemon logs unless BELLJAR_LOG asks for more: not the failed requests, which the command itself reports.
+const EMBEDDED_LOG: &str = "warn,belljar::api::log=off";
+
 /// A daemon to talk to; a private one is stopped when this is dropped.
 pub struct Connection {
     pub client: Client,
@@ -128,7 +131,7 @@ impl Context {
             return Ok(Connection::new(client, None)?);
         }
         // A command's own output must not drown in the daemon's; BELLJAR_LOG asks for more.
-        let filter = self.around.text("BELLJAR_LOG").unwrap_or_else(|| "warn".to_owned());
+        let filter = self.around.text("BELLJAR_LOG").unwrap_or_else(|| EMBEDDED_LOG.to_owned());
         telemetry::init(config.log.format, &filter, output::colours())
             .map_err(anyhow::Error::from)?;
         let private = (self.start)(&config, &paths)
