@@ -3,7 +3,7 @@
 //! Start: directories → sockets (a client that comes early waits in the backlog) → catalog and journal → workspaces →
 //! recovery of dead instances → requests are answered.
 //!
-//! Stop: no new connections → runs are ended and their artifacts drained, mounts taken away → the last answers go out →
+//! Stop: nothing new is begun → runs are ended and their artifacts drained, mounts taken away → the last answers go out →
 //! journal and catalog are closed → the sockets go. Whatever is not finished at the deadline stays in the journal, where
 //! the next start finds it.
 
@@ -320,8 +320,9 @@ impl Running {
     fn stop(self, runtime: &Runtime, deadline: Instant) {
         let Running { api, artifacts, stop, mut serving, files } = self;
         api.stopping.store(true, Ordering::Relaxed);
-        stop.cancel();
+        // Connections are still taken meanwhile: whoever started a run asks for its receipt over a new one.
         api.workspaces.shutdown(deadline);
+        stop.cancel();
         // Whoever waits for a receipt has it once the runs are over; a client that does not read is left behind.
         let answers = runtime.block_on(async {
             let last = async { while serving.join_next().await.is_some() {} };

@@ -65,6 +65,19 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl Failure {
+    /// The daemon could be reached when the run was started, so that whatever happens after is a failure around the command.
+    pub fn of_a_started_run(error: ClientError) -> Self {
+        let unreachable = error.is_unreachable();
+        let failure = Self::from(error);
+        if !unreachable {
+            return failure;
+        }
+        let what = "the daemon went away while the command ran; the command was ended, and files that it closed are registered when a daemon starts again";
+        Self { exit: FAILED, run_exit: RUN_FAILED, error: failure.error.context(what) }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         if error.is_unreachable() {

@@ -373,7 +373,7 @@ async fn follow(client: Client, request: RunRequest, leash: Leash) -> Result<Rec
     let started = start(&client, &request, &mut signals).await?;
     // The request holds secrets; from here on nobody needs it.
     drop(request);
-    let receipt = wait(&client, &started, &mut signals).await?;
+    let receipt = wait(&client, &started, &mut signals).await.map_err(Failure::of_a_started_run)?;
     drop(leash);
     Ok(receipt)
 }

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 /// Receipts of ended runs that are kept for whoever asks late. Chosen, not measured: some kilobytes each.
 const RECEIPTS_MAX: usize = 1024;
 
+/// How long the end of the daemon waits for the clients of runs that it ended to fetch their receipts. One that has died
+/// fetches none. Chosen, not measured.
+const COLLECT_MAX: Duration = Duration::from_secs(1);
+
 /// How long removing a workspace waits for files written in it to be registered; what is not by then stays in the journal.
 /// Well below the minute that a client waits for an answer.
 const REMOVE_DRAIN: Duration = Duration::from_secs(30);
@@ -428,7 +432,7 @@ impl Workspaces {
         let runs: Vec<Arc<Run>> = {
             let mut state = self.state();
             state.closing = true;
-            state.runs.values().cloned().collect()
+            state.runs.values().filter(|run| run.is_running()).cloned().collect()
         };
         for run in &runs {
             run.cancel();
@@ -442,6 +446,11 @@ impl Workspaces {
                 files = drained.incomplete.len(),
                 "files are not registered at the end; they stay in the journal"
             );
+        }
+        // Whoever waits for the end of a run that was just ended hears of it.
+        let patience = deadline.min(Instant::now() + COLLECT_MAX);
+        while runs.iter().any(|run| !run.is_collected()) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
         }
         let workspaces = std::mem::take(&mut self.state().workspaces);
         for workspace in workspaces.values() {

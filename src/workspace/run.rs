@@ -25,6 +25,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub struct Run {
     pub workspace: WorkspaceId,
     state: Mutex<State>,
     ended: Condvar,
+    /// Somebody has the receipt.
+    collected: AtomicBool,
 }
 
 impl Run {
@@ -68,11 +71,16 @@ impl Run {
         self.state().receipt.is_none()
     }
 
+    pub fn is_collected(&self) -> bool {
+        self.collected.load(Ordering::Relaxed)
+    }
+
     /// Waits until the run has its receipt.
     pub fn wait(&self) -> Receipt {
         let mut state = self.state();
         loop {
             if let Some(receipt) = &state.receipt {
+                self.collected.store(true, Ordering::Relaxed);
                 return receipt.clone();
             }
             state = self.ended.wait(state).expect("no panic under this lock");
@@ -203,6 +211,7 @@ pub(super) fn start(
         workspace: workspace.id.clone(),
         state: Mutex::default(),
         ended: Condvar::new(),
+        collected: AtomicBool::new(false),
     });
     let mut around = Surroundings {
         remove_workspace: made && !keep,
