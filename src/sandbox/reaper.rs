@@ -9,11 +9,13 @@ use super::protocol::{self, Exit, Order, Report, SetupFailure};
 use crate::sys::process;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 const STEP: &str = "first process";
 
@@ -31,7 +33,8 @@ const FORWARDED: [Signal; 7] = [
 #[derive(Debug)]
 pub struct Reaper {
     socket: OwnedFd,
-    signals: SignalFd,
+    /// Handlers write a byte to a socket pair and note the number.
+    signals: SignalDelivery<UnixStream, SignalOnly>,
     command: Command,
     wait_children: bool,
     state: State,
@@ -53,12 +56,13 @@ enum Next {
 }
 
 impl Reaper {
-    /// Blocks the signals that are read from a descriptor from here on.
+    /// From here on the signals are heard; what came before waits, since all of them were blocked.
     pub fn new(socket: OwnedFd, command: Command, wait_children: bool) -> io::Result<Self> {
-        let mut set = SigSet::from_iter(FORWARDED);
-        set.add(Signal::SIGCHLD);
-        set.thread_block()?;
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let heard = || FORWARDED.into_iter().chain([Signal::SIGCHLD]);
+        let (read, write) = UnixStream::pair()?;
+        let numbers = heard().map(|signal| signal as i32);
+        let signals = SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?;
+        SigSet::from_iter(heard()).thread_unblock()?;
         Ok(Self { socket, signals, command, wait_children, state: State::Waiting })
     }
 
@@ -82,7 +86,7 @@ impl Reaper {
     fn wait_for_event(&self) -> io::Result<[bool; 3]> {
         let mut events = vec![
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.get_read().as_fd(), PollFlags::POLLIN),
         ];
         if let State::Starting(starting) = &self.state {
             events.push(PollFd::new(starting.failure.as_fd(), PollFlags::POLLIN));
@@ -154,11 +158,13 @@ impl Reaper {
 
     fn take_signals(&mut self) -> io::Result<Next> {
         let mut child_ended = false;
-        while let Some(signal) = self.signals.read_signal()? {
-            match i32::try_from(signal.ssi_signo) {
-                Ok(number) if number == Signal::SIGCHLD as i32 => child_ended = true,
-                Ok(number) => self.forward(number),
-                Err(_) => {}
+        // Ends of several children may have come as one signal.
+        let arrived: Vec<i32> = self.signals.pending().collect();
+        for number in arrived {
+            if number == Signal::SIGCHLD as i32 {
+                child_ended = true;
+            } else {
+                self.forward(number);
             }
         }
         if child_ended { self.reap() } else { Ok(Next::Continue) }
