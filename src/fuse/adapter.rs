@@ -3,6 +3,7 @@
 //! Every method answers its request exactly once. Threads: fuser's own; each prepares itself at its first request.
 
 use super::convert::{self, caller};
+use super::listing::list;
 use super::passthrough::Passthrough;
 use super::session;
 use crate::vfs::attributes::Attributes;
@@ -354,7 +355,7 @@ impl Filesystem for WorkspaceFilesystem {
         mut reply: ReplyDirectory,
     ) {
         session::prepare_thread();
-        let result = self.list(node.0, handle.0, offset, |entry| {
+        let result = list(&self.vfs, node.0, handle.0, offset, |entry| {
             reply.add(INodeNo(entry.node), entry.offset, entry.kind, entry.name)
         });
         match result {
@@ -372,7 +373,7 @@ impl Filesystem for WorkspaceFilesystem {
         mut reply: ReplyDirectoryPlus,
     ) {
         session::prepare_thread();
-        let result = self.list(node.0, handle.0, offset, |entry| {
+        let result = list(&self.vfs, node.0, handle.0, offset, |entry| {
             let is_dot = entry.name == "." || entry.name == "..";
             let found = if is_dot { None } else { self.vfs.lookup(node.0, entry.name).ok() };
             let Some(found) = found else {
@@ -554,55 +555,5 @@ impl Filesystem for WorkspaceFilesystem {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(convert::errno(&error)),
         }
-    }
-}
-
-/// One entry on its way into an answer.
-struct Entry<'a> {
-    node: u64,
-    /// Where the listing goes on after this entry.
-    offset: u64,
-    kind: fuser::FileType,
-    name: &'a OsStr,
-}
-
-impl WorkspaceFilesystem {
-    /// Gives the entries after `offset` to `add` until it says that the answer is full.
-    fn list(
-        &self,
-        node: u64,
-        handle: u64,
-        offset: u64,
-        mut add: impl FnMut(Entry<'_>) -> bool,
-    ) -> Result<(), Error> {
-        let Some(provided) = self.vfs.provided_listing(node)? else {
-            let entries = self.vfs.readdir(handle, offset as i64)?;
-            for entry in &entries {
-                let full = add(Entry {
-                    node: entry.ino,
-                    offset: entry.offset as u64,
-                    kind: convert::kind_of_entry(entry.kind),
-                    name: &entry.name,
-                });
-                if full {
-                    break;
-                }
-            }
-            return Ok(());
-        };
-        let dots = [".", ".."].map(|name| (node, 0o040_000, OsStr::new(name)));
-        let rest = provided
-            .iter()
-            .map(|entry| (entry.attributes.node, entry.attributes.mode, entry.name.as_os_str()));
-        let entries = dots.into_iter().chain(rest).enumerate();
-        for (position, (node, mode, name)) in
-            entries.skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
-            let kind = convert::kind_of_mode(mode);
-            if add(Entry { node, offset: position as u64 + 1, kind, name }) {
-                break;
-            }
-        }
-        Ok(())
     }
 }

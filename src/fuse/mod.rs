@@ -3,5 +3,6 @@
 pub mod adapter;
 pub mod control;
 mod convert;
+mod listing;
 mod passthrough;
 pub mod session;
