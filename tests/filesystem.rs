@@ -7,6 +7,7 @@ use belljar::model::id::{RunId, SecretName};
 use belljar::policy::mount_table::{MountPoint, MountTable};
 use belljar::secret::SecretValue;
 use belljar::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
+use belljar::vfs::backing::{Caller, NewMode};
 use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
 use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
 use belljar::vfs::{Attribution, Parts, Vfs};
@@ -399,4 +400,29 @@ fn the_source_finds_a_followed_file_under_its_present_name() {
     fs::write(f.rw("b"), "other").unwrap();
     fs::rename(f.rw("b"), f.rw("e/a")).unwrap();
     assert!(f.vfs.locations(key).is_empty(), "the name belongs to another file");
+}
+
+/// The kernel checks no permission to a file that it believes was made for the caller. So when somebody took the name
+/// between the kernel's look and the create, nothing may be opened.
+#[test]
+fn a_create_that_finds_the_name_taken_opens_nothing_and_lets_the_kernel_look_again() {
+    let f = Fixture::new(true);
+    let directory = f.vfs.lookup(belljar::vfs::ROOT, "rw".as_ref()).unwrap().node;
+    let caller = Caller { uid: 12345, gid: 12345, pid: 0 };
+    let new = NewMode { mode: 0o100_644, umask: 0o022 };
+    let create = |name: &str| {
+        f.vfs.create(&caller, directory, name.as_ref(), nix::fcntl::OFlag::O_RDWR, new)
+    };
+    fs::set_permissions(f.host(""), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(f.host("taken"), "root's").unwrap();
+    fs::set_permissions(f.host("taken"), fs::Permissions::from_mode(0o600)).unwrap();
+    let error = create("taken").expect_err("must not be opened");
+    assert_eq!(error.to_errno(), nix::errno::Errno::ESTALE);
+    let (made, handle) = create("free").expect("is made");
+    assert_eq!((made.uid, made.gid, made.mode & 0o777), (12345, 12345, 0o644));
+    f.vfs.release(handle);
+    // From outside all of this is invisible: the open goes to the file that is there.
+    let mut opened = OpenOptions::new().create(true).append(true).open(f.rw("taken")).unwrap();
+    opened.write_all(b" and more").unwrap();
+    assert_eq!(fs::read(f.host("taken")).unwrap(), b"root's and more");
 }
