@@ -53,6 +53,22 @@ pub fn init(format: LogFormat, filter: &str, colours: bool) -> Result<(), LogErr
     .map_err(|_| LogError::Twice)
 }
 
+/// The error and its causes in one sentence, for a log or a person.
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // A transparent variant and its source read the same, and some name their cause themselves.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -479,3 +479,21 @@ fn a_file_with_two_names_is_kept_under_the_one_that_stays() {
     paths.sort();
     assert_eq!(paths, ["a1", "p", "res"]);
 }
+
+#[test]
+fn the_last_of_many_writers_has_the_last_word() {
+    let place = Place::new();
+    // Writers that come and go on the same files, so that one opens while another closes.
+    let output = place.run(
+        &["--wait-children", "--receipt", "r.json"],
+        "cd output; for w in 1 2 3 4; do (i=0; while [ $i -lt 150 ]; do echo $w-$i >> f$((i%3)); i=$((i+1)); done) & done; wait",
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    let artifacts = place.artifacts(&[]);
+    assert_eq!(artifacts.len(), 3, "{artifacts:?}");
+    for artifact in artifacts {
+        let path = artifact["host_path"].as_str().unwrap();
+        let digest = format!("blake3:{}", blake3::hash(&fs::read(path).unwrap()).to_hex());
+        assert_eq!(artifact["digest"], digest.as_str(), "{path}");
+    }
+}

@@ -4,6 +4,7 @@
 //! it must be able to mend them; what only the daemon's operator can mend is logged as well, once, by [`super::log`].
 
 use crate::artifact;
+use crate::telemetry::sentence;
 use crate::wire::problem::{
     COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, MEDIA_TYPE, Problem, SETUP_FAILED,
 };
@@ -53,22 +54,6 @@ impl ApiError {
         }
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
-}
-
-/// The error and its causes in one sentence.
-pub fn sentence(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // A transparent variant and its source read the same.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn is_disk_full(error: &(dyn Error + 'static)) -> bool {

@@ -256,16 +256,8 @@ impl Service {
     }
 
     /// The storage failed; says so once. Answers the whole chain of causes.
-    pub fn failing(&self, error: &dyn std::error::Error) -> String {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !reason.ends_with(&text) {
-                reason = format!("{reason}: {text}");
-            }
-            source = cause.source();
-        }
+    pub fn failing(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let reason = crate::telemetry::sentence(error);
         if !self.failing.swap(true, Ordering::Relaxed) {
             tracing::warn!(%reason, "artifacts cannot be stored; they are kept waiting and tried again");
         }

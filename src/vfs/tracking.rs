@@ -1,7 +1,11 @@
 //! Telling the observer of writes, and answering its questions about the files it follows.
 //!
 //! Only mount points whose files become artifacts are told of. A file is held (one reference) from
-//! [`Tracking::Began`] until it is settled. No lock of ours is held while the observer is called.
+//! [`Tracking::Began`] until it is settled.
+//!
+//! A file's writers are counted, looked at and told of as one step, under the lock of its `writing`: told in another order
+//! than counted, the last close of one writer could be taken for that of the next and its bytes be lost. The observer
+//! appends to a local file and never calls back; no other lock is held.
 
 use super::Vfs;
 use super::attributes::Stamp;
@@ -70,30 +74,24 @@ impl Vfs {
             return Ok(());
         }
         let descriptor = self.descriptor(inode)?;
-        // Looking also arms the kernel's fine timestamps: the next write gets another ctime (multigrain timestamps).
-        let stamp = Stamp::of(&backing::stat(descriptor.as_fd())?);
-        {
-            let mut writing = inode.writing();
-            if writing.writers == 0 {
-                writing.before = Some(stamp);
-                writing.changed = false;
-            }
-            writing.writers += 1;
-            writing.changed |= created;
+        let mut writing = inode.writing();
+        if writing.writers == 0 {
+            // Looking also arms the kernel's fine timestamps: the next write gets another ctime (multigrain timestamps).
+            writing.before = Some(Stamp::of(&backing::stat(descriptor.as_fd())?));
+            writing.changed = false;
         }
         // A file without a name (removed while open) can still be written, but leaves nothing behind.
-        let Some(location) = self.location_of(inode) else { return Ok(()) };
-        match self.observer.dirtied(FileKey(inode.id), &location, self.writer(caller)) {
-            Ok(tracking) => {
-                self.keep(inode, tracking);
-                Ok(())
-            }
-            Err(source) => {
-                // Counted back as a close: the other writers may have gone meanwhile and left the last word to this one.
-                self.end_writing(inode);
-                Err(Error::Journal(source))
-            }
+        if let Some(location) = self.location_of(inode) {
+            let key = FileKey(inode.id);
+            let tracking = self
+                .observer
+                .dirtied(key, &location, self.writer(caller))
+                .map_err(Error::Journal)?;
+            self.keep(inode, tracking);
         }
+        writing.writers += 1;
+        writing.changed |= created;
+        Ok(())
     }
 
     /// A writable handle is gone.
@@ -101,19 +99,15 @@ impl Vfs {
         if !self.observed(inode) {
             return;
         }
-        let stamp = self
-            .descriptor(inode)
-            .and_then(|descriptor| backing::stat(descriptor.as_fd()))
-            .map(|stat| Stamp::of(&stat));
-        let changed = {
-            let mut writing = inode.writing();
-            writing.writers -= 1;
-            if writing.writers > 0 {
-                return;
-            }
-            // What cannot be looked at counts as changed: better a copy too many than one too few.
-            writing.changed || stamp.ok() != writing.before
-        };
+        let descriptor = self.descriptor(inode);
+        let mut writing = inode.writing();
+        writing.writers -= 1;
+        if writing.writers > 0 {
+            return;
+        }
+        let stamp = descriptor.and_then(|descriptor| backing::stat(descriptor.as_fd()));
+        // What cannot be looked at counts as changed: better a copy too many than one too few.
+        let changed = writing.changed || stamp.map(|stat| Stamp::of(&stat)).ok() != writing.before;
         self.observer.closed(FileKey(inode.id), changed);
     }
 
@@ -130,9 +124,10 @@ impl Vfs {
         }
         let Some(to) = self.location_below(parent, name) else { return };
         let from = from.and_then(|(parent, name)| self.location_below(parent, name));
-        let open = inode.writing().writers > 0;
-        let tracking =
-            self.observer.named(FileKey(inode.id), from.as_ref(), &to, self.writer(caller), open);
+        let writer = self.writer(caller);
+        let writing = inode.writing();
+        let open = writing.writers > 0;
+        let tracking = self.observer.named(FileKey(inode.id), from.as_ref(), &to, writer, open);
         self.keep(inode, tracking);
     }
 

@@ -311,7 +311,7 @@ impl Workspace {
 }
 
 fn unmountable(error: crate::fuse::session::SessionError) -> Error {
-    Error::Unavailable { message: super::run::chain(&error) }
+    Error::Unavailable { message: crate::telemetry::sentence(&error) }
 }
 
 /// The part of `workspace.json` that never changes.

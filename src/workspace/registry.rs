@@ -108,7 +108,10 @@ impl Workspaces {
                 None => {}
             }
             if let Err(error) = instance.remove() {
-                tracing::warn!(error = run::chain(&error), "remove what a dead instance has left");
+                tracing::warn!(
+                    error = crate::telemetry::sentence(&error),
+                    "remove what a dead instance has left"
+                );
             }
         }
         unmounted

@@ -17,6 +17,7 @@ use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
 use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
 use crate::sys::mount::{MountAttr, OpenTree, open_tree};
+use crate::telemetry::sentence;
 use crate::vfs::control::{ControlTree, Secrets};
 use crate::wire::run::{Reason, Receipt, ReceiptArtifact, RunStarted, Usage};
 use jiff::Timestamp;
@@ -308,7 +309,7 @@ fn launch(
         crate::sandbox::spawn::SpawnError::Plan(invalid) => {
             Error::Invalid { message: format!("start a sandbox: {invalid}") }
         }
-        other => Error::SetupFailed { message: chain(&other), exit_code: EXIT_FAILED },
+        other => Error::SetupFailed { message: sentence(&other), exit_code: EXIT_FAILED },
     })?;
     let namespace = sandbox.wait_ready().map_err(|failure| setup_failed(&failure, &plan))?;
     workspace.runs.enter(namespace, run.id);
@@ -350,7 +351,7 @@ fn conclude(
     let mut incomplete: Vec<String> =
         drained.incomplete.iter().map(|(path, why)| format!("{path}: {why}")).collect();
     let registered = artifacts.of_run(run.id).unwrap_or_else(|error| {
-        incomplete.push(format!("the list of this run's artifacts: {}", chain(&error)));
+        incomplete.push(format!("the list of this run's artifacts: {}", sentence(&error)));
         Vec::new()
     });
     artifacts.end_run(run.id);
@@ -499,7 +500,7 @@ fn serve_control(workspace: &Workspace, run: RunId, user: &Identity) -> Result<S
     let filesystem = ControlFilesystem::new(tree, run, workspace.runs.clone());
     let served =
         Mounted::new(Purpose::Control).and_then(|mounted| mounted.serve(filesystem, 1, "control"));
-    served.map_err(|error| Error::Unavailable { message: chain(&error) })
+    served.map_err(|error| Error::Unavailable { message: sentence(&error) })
 }
 
 /// Opens the run's own listener and gives a mount of its directory.
@@ -534,18 +535,4 @@ fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan) -> Error {
         FailureKind::Setup => format!("set up the sandbox for {command}: {failure}"),
     };
     Error::SetupFailed { message, exit_code: failure.kind.exit_code() }
-}
-
-/// An error with its causes, each said once.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let text = source.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        cause = source.source();
-    }
-    message
 }
