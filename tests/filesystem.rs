@@ -1,186 +1,14 @@
 //! The workspace file system over a real FUSE mount, compared with the host directory behind it.
 
-use belljar::fuse::adapter::WorkspaceFilesystem;
-use belljar::fuse::session::{Mounted, Purpose, Session};
-use belljar::model::access::Access;
-use belljar::model::id::{RunId, SecretName};
-use belljar::policy::mount_table::{MountPoint, MountTable};
-use belljar::secret::SecretValue;
-use belljar::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
+mod mounted;
+
 use belljar::vfs::backing::{Caller, NewMode};
-use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
-use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
-use belljar::vfs::{Attribution, Parts, Vfs};
-use std::fs::{self, File, OpenOptions};
+use belljar::vfs::observer::{FileKey, FileSource};
+use mounted::{Fixture, Setup, place};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-
-/// What the observer heard, as short lines.
-#[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Heard {
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-
-    fn note(&self, line: String) {
-        self.0.lock().unwrap().push(line);
-    }
-}
-
-fn place(at: &Location) -> String {
-    format!("{}:{}", at.mount, at.path.as_path().display())
-}
-
-impl WriteObserver for Heard {
-    fn dirtied(&self, _: FileKey, at: &Location, _: Writer) -> io::Result<Tracking> {
-        self.note(format!("dirtied {}", place(at)));
-        Ok(Tracking::Ignored)
-    }
-
-    fn closed(&self, _: FileKey, changed: bool) {
-        self.note(format!("closed {changed}"));
-    }
-
-    fn named(
-        &self,
-        _: FileKey,
-        from: Option<&Location>,
-        to: &Location,
-        _: Writer,
-        open: bool,
-    ) -> Tracking {
-        let from = from.map_or("-".to_owned(), place);
-        self.note(format!("named {from} {} open={open}", place(to)));
-        Tracking::Ignored
-    }
-
-    fn directory_moved(&self, from: &Location, to: &Location, _: Writer) {
-        self.note(format!("moved {} {}", place(from), place(to)));
-    }
-
-    fn removed(&self, at: &Location) {
-        self.note(format!("removed {}", place(at)));
-    }
-}
-
-struct NoRuns;
-
-impl Attribution for NoRuns {
-    fn run_of(&self, _: u32) -> Option<RunId> {
-        None
-    }
-}
-
-struct Control;
-
-impl ControlSource for Control {
-    fn environment(&self) -> Vec<u8> {
-        b"NAME=value\n".to_vec()
-    }
-
-    fn manifest(&self) -> Vec<u8> {
-        b"{}".to_vec()
-    }
-
-    fn secret_names(&self) -> Vec<SecretName> {
-        vec!["KEY".parse().unwrap()]
-    }
-
-    fn secret(&self, _: &SecretName) -> Option<SecretValue> {
-        SecretValue::new(b"value".to_vec()).ok()
-    }
-}
-
-fn clone_of(path: &Path, access: Access) -> OwnedFd {
-    let tree = open_tree(nix::fcntl::AT_FDCWD, path, OpenTree::CLONE | OpenTree::RECURSIVE)
-        .expect("clone the directory's mount: these tests need root or a user namespace");
-    let mut attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
-    if access == Access::ReadOnly {
-        attributes = attributes | MountAttr::READ_ONLY;
-    }
-    mount_setattr(&tree, "", true, attributes, true).expect("set attributes of the clone");
-    File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&tree.as_fd())))
-        .expect("open the clone")
-        .into()
-}
-
-/// A mounted workspace with `rw` and `ro`, and the directories behind them.
-struct Fixture {
-    host: tempfile::TempDir,
-    root: PathBuf,
-    heard: Arc<Heard>,
-    vfs: Arc<Vfs>,
-    session: Option<Session>,
-}
-
-impl Fixture {
-    fn new(passthrough: bool) -> Self {
-        Self::with_descriptors(passthrough, 1000)
-    }
-
-    fn with_descriptors(passthrough: bool, descriptors_max: usize) -> Self {
-        let host = tempfile::tempdir().unwrap();
-        for name in ["rw", "ro", "mnt"] {
-            fs::create_dir(host.path().join(name)).unwrap();
-        }
-        fs::write(host.path().join("ro/file"), "read me").unwrap();
-        let mount = |name: &str, access| MountPoint {
-            name: name.parse().unwrap(),
-            access,
-            host_path: host.path().join(name),
-            artifacts: true,
-        };
-        let heard = Arc::new(Heard::default());
-        let vfs = Arc::new(
-            Vfs::new(Parts {
-                mounts: MountTable::new(vec![
-                    mount("rw", Access::ReadWrite),
-                    mount("ro", Access::ReadOnly),
-                ])
-                .unwrap(),
-                directories: vec![
-                    clone_of(&host.path().join("rw"), Access::ReadWrite),
-                    clone_of(&host.path().join("ro"), Access::ReadOnly),
-                ],
-                control: ControlTree::new(Arc::new(Control), Secrets::Hidden),
-                observer: heard.clone(),
-                attribution: Arc::new(NoRuns),
-                owner: None,
-                descriptors_max,
-            })
-            .unwrap(),
-        );
-        let mounted = Mounted::new(Purpose::Workspace { stack_depth: u32::from(passthrough) })
-            .expect("mount FUSE: these tests need /dev/fuse and the privilege to mount");
-        assert_eq!(mounted.passthrough(), passthrough, "the kernel agreed to passthrough");
-        let filesystem = WorkspaceFilesystem::new(vfs.clone(), mounted.passthrough());
-        let mut session = mounted.serve(filesystem, 2, "test").unwrap();
-        let root = host.path().join("mnt");
-        session.attach(&root).unwrap();
-        Self { host, root, heard, vfs, session: Some(session) }
-    }
-
-    fn rw(&self, path: &str) -> PathBuf {
-        self.root.join("rw").join(path)
-    }
-
-    fn host(&self, path: &str) -> PathBuf {
-        self.host.path().join("rw").join(path)
-    }
-}
-
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.end();
-        }
-    }
-}
+use std::path::Path;
 
 /// Both ways in which data can travel must show the same behaviour.
 fn both(check: impl Fn(Fixture)) {
@@ -323,7 +151,7 @@ fn a_removed_file_lives_while_it_is_open() {
 
 #[test]
 fn a_directory_of_many_files_is_listed_whole_with_few_descriptors() {
-    let f = Fixture::with_descriptors(true, 16);
+    let f = Fixture::with(&Setup { descriptors_max: 16, ..Setup::default() });
     for i in 0..3000 {
         fs::write(f.host(&format!("file-{i:04}")), format!("{i}")).unwrap();
     }
