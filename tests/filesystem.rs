@@ -92,6 +92,43 @@ fn with_passthrough_no_data_comes_to_the_daemon_and_without_all_does() {
     }
 }
 
+/// The kernel writes pages of a map through whichever writable handle it finds, also one that appends.
+#[test]
+fn a_shared_map_and_appending_writes_keep_to_their_places() {
+    const SCRIPT: &str = r#"
+import mmap, os, sys
+inside, host = sys.argv[1:]
+with open(inside, "wb") as file:
+    file.write(b"." * 8192)
+appending = os.open(inside, os.O_RDWR | os.O_APPEND)
+pages = mmap.mmap(appending, 8192)
+pages[0:5] = b"first"
+pages.flush()
+os.write(appending, b"end")
+with open(host, "ab") as other:
+    other.write(b", the host's too")
+os.write(appending, b", and ours")
+pages[8187:8192] = b"last>"
+pages.flush()
+pages.close()
+os.close(appending)
+"#;
+    both(|f| {
+        let done = std::process::Command::new("python3")
+            .args(["-c", SCRIPT])
+            .args([f.rw("mapped"), f.host("mapped")])
+            .status()
+            .expect("start python3 (Debian package python3)");
+        assert!(done.success());
+        let mut expected = vec![b'.'; 8192];
+        expected[..5].copy_from_slice(b"first");
+        expected[8187..].copy_from_slice(b"last>");
+        expected.extend(b"end, the host's too, and ours");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace("....", "");
+        assert_eq!(text(fs::read(f.host("mapped")).unwrap()), text(expected));
+    });
+}
+
 #[test]
 fn names_and_attributes_change_as_on_the_host() {
     both(|f| {

@@ -9,6 +9,7 @@ use super::session;
 use crate::vfs::attributes::Attributes;
 use crate::vfs::backing::NewMode;
 use crate::vfs::error::Error;
+use crate::vfs::io::WriteFrom;
 use crate::vfs::{Changes, Vfs};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
@@ -293,13 +294,18 @@ impl Filesystem for WorkspaceFilesystem {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
+        flags: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         session::prepare_thread();
-        match self.vfs.write(handle.0, offset, data) {
+        let from = if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            WriteFrom::PageCache
+        } else {
+            WriteFrom::Caller
+        };
+        match self.vfs.write(handle.0, offset, data, from) {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(convert::errno(&error)),
         }

@@ -174,6 +174,13 @@ pub fn copy_file_range(
     })
 }
 
+/// Writes at the end of the file, wherever it is by then (pwritev2(2), RWF_APPEND).
+pub fn append(file: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    let vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: `vector` is one element that describes `data`, which the kernel only reads.
+    check(unsafe { libc::pwritev2(file.as_raw_fd(), &raw const vector, 1, 0, libc::RWF_APPEND) })
+}
+
 /// Moves to the next data or hole (lseek(2), SEEK_DATA and SEEK_HOLE).
 pub fn seek(file: BorrowedFd<'_>, offset: i64, whence: i32) -> io::Result<i64> {
     // SAFETY: lseek takes integers and touches no memory.

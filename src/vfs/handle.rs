@@ -32,6 +32,8 @@ pub enum Handle {
 pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub descriptor: OwnedFd,
+    /// Opened with O_APPEND, which the descriptor does not have.
+    pub appends: bool,
     /// Present exactly when the handle was opened for writing.
     pub grant: Option<WriteGrant>,
 }

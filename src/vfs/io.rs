@@ -9,14 +9,26 @@ use crate::policy::mount_table::WriteGrant;
 use crate::policy::operation::Operation;
 use crate::sys;
 use nix::fcntl::OFlag;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The flags with which the daemon opens the file for itself. Creation and truncation are requests of their own;
-/// O_DIRECT would ask for aligned buffers, and the kernel keeps its promises to the caller without it.
+/// O_DIRECT would ask for aligned buffers, and the kernel keeps its promises to the caller without it. O_APPEND would send
+/// pages of a memory map to the end of the file; [`Vfs::write`] appends by itself.
 pub(super) fn daemon_flags(flags: OFlag) -> OFlag {
-    flags & (OFlag::O_ACCMODE | OFlag::O_APPEND | OFlag::O_SYNC | OFlag::O_DSYNC | OFlag::O_EXCL)
+    flags & (OFlag::O_ACCMODE | OFlag::O_SYNC | OFlag::O_DSYNC | OFlag::O_EXCL)
+}
+
+/// Where the bytes of a write come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFrom {
+    /// write(2) through this very handle.
+    Caller,
+    /// A page of the kernel's cache, which belongs where it was. The kernel picks any writable handle of the inode
+    /// (linux/fuse.h, FUSE_WRITE_CACHE).
+    PageCache,
 }
 
 fn writes(flags: OFlag) -> bool {
@@ -41,7 +53,7 @@ impl Vfs {
             let _identity = backing::act_as(caller)?;
             let opened = sys::file::reopen(descriptor.as_fd(), daemon_flags(flags))
                 .map_err(Error::os("open a file for reading"))?;
-            let handle = FileHandle { inode, descriptor: opened, grant: None };
+            let handle = FileHandle { inode, descriptor: opened, appends: false, grant: None };
             return Ok(self.handles.insert(Handle::File(handle)));
         }
         let grant = self.mounts.authorize(inode.mount, Operation::OpenWrite)?;
@@ -70,7 +82,8 @@ impl Vfs {
         } else {
             None
         };
-        Ok(self.handles.insert(Handle::File(FileHandle { inode, descriptor, grant })))
+        let appends = flags.contains(OFlag::O_APPEND);
+        Ok(self.handles.insert(Handle::File(FileHandle { inode, descriptor, appends, grant })))
     }
 
     fn file(&self, handle: u64) -> Result<Arc<Handle>, Error> {
@@ -117,13 +130,24 @@ impl Vfs {
         }
     }
 
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32, Error> {
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        from: WriteFrom,
+    ) -> Result<u32, Error> {
         let handle = self.file(handle)?;
         let file = writable(&handle)?;
         self.data_requests.fetch_add(1, Ordering::Relaxed);
-        let offset = i64::try_from(offset).map_err(|_| Error::BadName)?;
-        let written = nix::sys::uio::pwrite(file.descriptor.as_fd(), data, offset)
-            .map_err(Error::errno("write a file"))?;
+        let written = if file.appends && from == WriteFrom::Caller {
+            // The host may have appended since the kernel worked out the offset.
+            sys::file::append(file.descriptor.as_fd(), data)
+        } else {
+            nix::sys::uio::pwrite(file.descriptor.as_fd(), data, signed(offset)?)
+                .map_err(io::Error::from)
+        };
+        let written = written.map_err(Error::os("write a file"))?;
         file.inode.writing().changed = true;
         Ok(written as u32)
     }
