@@ -170,6 +170,8 @@ fn a_mount_needs_its_descriptor_and_each_descriptor_serves_once() {
     let client = daemon.client();
     let root = std::fs::File::open(daemon.directory.path()).expect("open");
     let mount = |name: &str, descriptor| MountRequest {
+        cache: Default::default(),
+        suid: Default::default(),
         name: name.parse().expect("legal"),
         mode: Default::default(),
         path: daemon.directory.path().display().to_string(),

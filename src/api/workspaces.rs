@@ -74,8 +74,15 @@ pub fn define(
         })?;
         let directory = set.take(mount.descriptor, &what)?;
         let host_path = directory_path(&directory, &what, mount.path)?;
-        let (access, artifacts) = (mount.mode, mount.artifacts);
-        mounts.push(MountDefinition { name, access, directory, host_path, artifacts });
+        mounts.push(MountDefinition {
+            name,
+            access: mount.mode,
+            directory,
+            host_path,
+            artifacts: mount.artifacts,
+            cache: mount.cache,
+            suid: mount.suid,
+        });
     }
     let mut secrets = BTreeMap::new();
     for (name, secret) in &request.secrets {

@@ -6,6 +6,7 @@
 use crate::client::Leash;
 use crate::model::access::Access;
 use crate::model::id::MountName;
+use crate::model::mount::{CachePolicy, SetId};
 use crate::model::path::escape;
 use crate::wire::workspace::MountRequest;
 use anyhow::{Context, anyhow, bail};
@@ -26,6 +27,8 @@ pub struct MountSpec {
     pub path: PathBuf,
     pub access: Access,
     pub artifacts: bool,
+    pub cache: CachePolicy,
+    pub suid: SetId,
     pub create: bool,
 }
 
@@ -45,7 +48,8 @@ impl MountSpec {
         }
         let path = std::path::absolute(path)
             .with_context(|| format!("mount {name}: resolve {}", path.display()))?;
-        Ok(Self { name, path, access, artifacts: true, create: false })
+        let (cache, suid) = (CachePolicy::default(), SetId::default());
+        Ok(Self { name, path, access, artifacts: true, cache, suid, create: false })
     }
 
     /// Refuses what cannot be mounted, before anything is started for it; makes what was asked to be made.
@@ -131,6 +135,8 @@ impl Parcel {
                 path: escape(path.as_os_str().as_bytes()),
                 descriptor: self.add(directory),
                 artifacts: mount.artifacts,
+                cache: mount.cache,
+                suid: mount.suid,
             });
         }
         Ok(requests)
@@ -195,6 +201,8 @@ mod tests {
             path,
             access: Access::ReadOnly,
             artifacts: true,
+            cache: CachePolicy::default(),
+            suid: SetId::default(),
             create,
         };
         let missing = directory.path().join("gone/deep");

@@ -6,6 +6,7 @@ use crate::config::units::parse_size;
 use crate::config::yaml;
 use crate::model::access::Access;
 use crate::model::id::{MountName, SecretName, VariableName, WorkspaceId};
+use crate::model::mount::{CachePolicy, SetId};
 use crate::wire::run::{Limits, Network};
 use anyhow::bail;
 use serde::Deserialize;
@@ -48,6 +49,10 @@ struct MountEntry {
     mode: Mode,
     #[serde(default = "yes")]
     artifacts: bool,
+    #[serde(default)]
+    cache: CachePolicy,
+    #[serde(default)]
+    suid: SetId,
     #[serde(default)]
     create: bool,
 }
@@ -169,6 +174,8 @@ impl Manifest {
                 path: entry.path,
                 access: entry.mode.0,
                 artifacts: entry.artifacts,
+                cache: entry.cache,
+                suid: entry.suid,
                 create: entry.create,
             });
         }
@@ -269,6 +276,9 @@ mod tests {
     fn an_unknown_mode_or_key_is_refused_with_the_known_ones() {
         let error = refusal("mounts: [{ name: a, path: /x, mode: write }]");
         assert!(error.contains("unknown mode \"write\"") && error.contains("`rw`"), "{error}");
+        let mounts = parse("mounts: [{ name: a, path: /x, cache: none, suid: allow }]");
+        let mounts = mounts.expect("legal").mounts;
+        assert_eq!((mounts[0].cache, mounts[0].suid), (CachePolicy::None, SetId::Allow));
         let error = refusal("mount: []");
         assert!(
             error.contains("m.yaml:1:1: unknown key `mount`") && error.contains("`mounts`?"),
@@ -276,6 +286,9 @@ mod tests {
         );
         let error = refusal("mounts: [{ name: a, path: /x, artefacts: false }]");
         assert!(error.contains("`artefacts`") && error.contains("`artifacts`?"), "{error}");
+        let error = refusal("mounts: [{ name: a, path: /x, cache: shred }]");
+        assert!(error.contains("`shred`") && error.contains("`shared`?"), "{error}");
+        assert!(refusal("mounts: [{ name: a, path: /x, suid: yes }]").contains("suid"));
         assert!(refusal("network: hots").contains("`host`?"));
     }
 

@@ -7,6 +7,7 @@ use super::manifest::Manifest;
 use super::secret_source::SecretSources;
 use super::{Outcome, output};
 use crate::model::id::WorkspaceId;
+use crate::model::mount::{CachePolicy, SetId};
 use crate::wire::workspace::{Workspace, WorkspaceRequest};
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
@@ -159,12 +160,21 @@ fn print(workspace: &Workspace, json: bool) {
         vec!["created".to_owned(), output::time(workspace.created_at)],
     ];
     for mount in &workspace.mounts {
-        let notes = match (mount.artifacts, mount.passthrough) {
-            (true, true) => " (passthrough)",
-            (true, false) => "",
-            (false, true) => " (no artifacts, passthrough)",
-            (false, false) => " (no artifacts)",
-        };
+        let mut notes = Vec::new();
+        if !mount.artifacts {
+            notes.push("no artifacts".to_owned());
+        }
+        if mount.cache != CachePolicy::default() {
+            notes.push(format!("cache: {}", mount.cache));
+        }
+        if mount.suid == SetId::Allow {
+            notes.push("suid: allow".to_owned());
+        }
+        if mount.passthrough {
+            notes.push("passthrough".to_owned());
+        }
+        let notes =
+            if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
         rows.push(vec![
             format!("mount {}", mount.name),
             format!("{} {}{notes}", mount.mode, mount.path),

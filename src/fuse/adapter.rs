@@ -6,6 +6,7 @@ use super::convert::{self, caller};
 use super::listing::list;
 use super::passthrough::Passthrough;
 use super::session;
+use crate::model::mount::CachePolicy;
 use crate::vfs::attributes::Attributes;
 use crate::vfs::backing::NewMode;
 use crate::vfs::error::Error;
@@ -24,9 +25,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may use names and attributes without asking. A change made on the host, past the mount, is seen
-/// after at most this long; a change made inside is seen at once. A long life would leave a hole: with a stale mode a
-/// user could still open what the host has closed to it.
-const ATTRIBUTES_LIFE: Duration = Duration::from_secs(1);
+/// after at most this long; a change made inside is seen at once. What the host has closed to a user meanwhile stays
+/// closed: files are opened with the user's own permissions.
+fn life(policy: CachePolicy) -> Duration {
+    match policy {
+        CachePolicy::Shared => Duration::from_secs(1),
+        CachePolicy::Exclusive => Duration::from_secs(3600),
+        CachePolicy::None => Duration::ZERO,
+    }
+}
 
 /// Answers the kernel for one workspace.
 #[derive(Debug)]
@@ -40,11 +47,16 @@ impl WorkspaceFilesystem {
         Self { vfs, passthrough: Passthrough::new(passthrough) }
     }
 
+    fn life(&self, node: u64) -> Duration {
+        life(self.vfs.cache_policy(node))
+    }
+
     /// Answers with an entry, which gives the kernel one reference to the node.
     fn entry(&self, result: Result<Attributes, Error>, reply: ReplyEntry) {
         match result {
             Ok(attributes) => {
-                reply.entry(&ATTRIBUTES_LIFE, &convert::attributes(&attributes), Generation(0));
+                let life = self.life(attributes.node);
+                reply.entry(&life, &convert::attributes(&attributes), Generation(0));
             }
             Err(error) => reply.error(convert::errno(&error)),
         }
@@ -58,12 +70,23 @@ fn answer(result: Result<(), Error>, reply: ReplyEmpty) {
     }
 }
 
-/// Flags of an open file: a reader needs no FLUSH at each close.
-fn open_flags(flags: OFlag) -> FopenFlags {
+/// A reader needs no FLUSH at each close.
+fn flush_flag(flags: OFlag) -> FopenFlags {
     if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
         FopenFlags::FOPEN_NOFLUSH
     } else {
         FopenFlags::empty()
+    }
+}
+
+/// What the kernel does with pages of a file that it does not pass through; the same at every open of an inode, as it
+/// demands (fs/fuse/iomode.c).
+fn page_flag(policy: CachePolicy) -> FopenFlags {
+    match policy {
+        // Pages are dropped at each open, and when a look at the attributes shows a change (FUSE_AUTO_INVAL_DATA).
+        CachePolicy::Shared => FopenFlags::empty(),
+        CachePolicy::Exclusive => FopenFlags::FOPEN_KEEP_CACHE,
+        CachePolicy::None => FopenFlags::FOPEN_DIRECT_IO,
     }
 }
 
@@ -80,7 +103,9 @@ impl Filesystem for WorkspaceFilesystem {
     fn getattr(&self, _: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         session::prepare_thread();
         match self.vfs.getattr(node.0, handle.map(|handle| handle.0)) {
-            Ok(attributes) => reply.attr(&ATTRIBUTES_LIFE, &convert::attributes(&attributes)),
+            Ok(attributes) => {
+                reply.attr(&self.life(attributes.node), &convert::attributes(&attributes));
+            }
             Err(error) => reply.error(convert::errno(&error)),
         }
     }
@@ -114,7 +139,9 @@ impl Filesystem for WorkspaceFilesystem {
         };
         let handle = handle.map(|handle| handle.0);
         match self.vfs.setattr(&caller(request), node.0, handle, changes) {
-            Ok(attributes) => reply.attr(&ATTRIBUTES_LIFE, &convert::attributes(&attributes)),
+            Ok(attributes) => {
+                reply.attr(&self.life(attributes.node), &convert::attributes(&attributes));
+            }
             Err(error) => reply.error(convert::errno(&error)),
         }
     }
@@ -216,14 +243,17 @@ impl Filesystem for WorkspaceFilesystem {
         let backing = self.passthrough.opened(node.0, || {
             self.vfs.with_descriptor(handle, |_, descriptor| reply.open_backing(descriptor))
         });
-        let open_flags = open_flags(flags);
+        let flush = flush_flag(flags);
         match backing {
-            Some(backing) => reply.opened_passthrough(FileHandle(handle), open_flags, &backing),
+            Some(backing) => reply.opened_passthrough(FileHandle(handle), flush, &backing),
             // Virtual files change under the kernel's feet: none of their content is kept.
             None if node.0 < crate::vfs::inode::FIRST_HOST_NODE => {
                 reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
             }
-            None => reply.opened(FileHandle(handle), open_flags),
+            None => {
+                let pages = page_flag(self.vfs.cache_policy(node.0));
+                reply.opened(FileHandle(handle), flush | pages);
+            }
         }
     }
 
@@ -248,24 +278,15 @@ impl Filesystem for WorkspaceFilesystem {
         let backing = self.passthrough.opened(attributes.node, || {
             self.vfs.with_descriptor(handle, |_, descriptor| reply.open_backing(descriptor))
         });
+        let policy = self.vfs.cache_policy(attributes.node);
         let attributes = convert::attributes(&attributes);
-        let (generation, handle) = (Generation(0), FileHandle(handle));
+        let (life, generation, handle) = (life(policy), Generation(0), FileHandle(handle));
         match backing {
-            Some(backing) => reply.created_passthrough(
-                &ATTRIBUTES_LIFE,
-                &attributes,
-                generation,
-                handle,
-                FopenFlags::empty(),
-                &backing,
-            ),
-            None => reply.created(
-                &ATTRIBUTES_LIFE,
-                &attributes,
-                generation,
-                handle,
-                FopenFlags::empty(),
-            ),
+            Some(backing) => {
+                let none = FopenFlags::empty();
+                reply.created_passthrough(&life, &attributes, generation, handle, none, &backing);
+            }
+            None => reply.created(&life, &attributes, generation, handle, page_flag(policy)),
         }
     }
 
@@ -402,7 +423,7 @@ impl Filesystem for WorkspaceFilesystem {
                 INodeNo(found.node),
                 entry.offset,
                 entry.name,
-                &ATTRIBUTES_LIFE,
+                &self.life(found.node),
                 &attributes,
                 Generation(0),
             );

@@ -232,18 +232,19 @@ thread_local! {
 ///
 /// Passthrough writes run with the credentials of the thread that registered the file: without CAP_FSETID the host's
 /// file system takes set-id bits from a file that is written, without CAP_SYS_RESOURCE quotas and reserved blocks
-/// hold, and device nodes cannot be made without CAP_MKNOD.
+/// hold, and device nodes cannot be made without CAP_MKNOD. CAP_FSETID stays at hand for callers who have it themselves.
 pub(super) fn prepare_thread() {
     if PREPARED.replace(true) {
         return;
     }
-    let prepared = credentials::own_umask_zero().and_then(|()| {
-        credentials::drop_capabilities(&[
-            caps::Capability::CAP_FSETID,
-            caps::Capability::CAP_SYS_RESOURCE,
-            caps::Capability::CAP_MKNOD,
-        ])
-    });
+    let prepared = credentials::own_umask_zero()
+        .and_then(|()| credentials::suspend_capability(caps::Capability::CAP_FSETID))
+        .and_then(|()| {
+            credentials::drop_capabilities(&[
+                caps::Capability::CAP_SYS_RESOURCE,
+                caps::Capability::CAP_MKNOD,
+            ])
+        });
     if let Err(error) = prepared {
         // Serving on with too many powers would break promises silently; the process ends instead.
         tracing::error!(%error, "prepare a thread that serves files");

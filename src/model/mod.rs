@@ -4,4 +4,5 @@ pub mod access;
 pub mod artifact;
 pub mod digest;
 pub mod id;
+pub mod mount;
 pub mod path;

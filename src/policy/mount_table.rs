@@ -6,6 +6,7 @@
 use super::operation::Operation;
 use crate::model::access::Access;
 use crate::model::id::MountName;
+use crate::model::mount::{CachePolicy, SetId};
 use std::path::PathBuf;
 
 /// Most mount points of one workspace. A node id has 15 bits for them; 256 is far above any use seen. Chosen, not measured.
@@ -20,6 +21,8 @@ pub struct MountPoint {
     pub host_path: PathBuf,
     /// Whether files written here become artifacts.
     pub artifacts: bool,
+    pub cache: CachePolicy,
+    pub suid: SetId,
 }
 
 /// Position of a mount point in its table.
@@ -95,6 +98,11 @@ impl MountTable {
         &self.mounts[index.as_usize()]
     }
 
+    /// The mount point at a position; `None` past the last.
+    pub fn at(&self, position: usize) -> Option<&MountPoint> {
+        self.mounts.get(position)
+    }
+
     /// Asks whether `operation` may change files below the mount point.
     pub fn authorize(
         &self,
@@ -119,6 +127,8 @@ mod tests {
             access,
             host_path: PathBuf::from("/x"),
             artifacts: true,
+            cache: CachePolicy::default(),
+            suid: SetId::default(),
         }
     }
 

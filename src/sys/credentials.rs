@@ -17,13 +17,17 @@ pub struct Credentials {
     pub capabilities: u64,
 }
 
-/// Capabilities that matter to the permission of an access.
+/// Capabilities that matter to the permission of an access. A thread that serves files has all of them in force.
 const ACCESS: [(u64, Capability); 4] = [
     (1 << 0, Capability::CAP_CHOWN),
     (1 << 1, Capability::CAP_DAC_OVERRIDE),
     (1 << 2, Capability::CAP_DAC_READ_SEARCH),
     (1 << 3, Capability::CAP_FOWNER),
 ];
+
+/// Lets a file keep or get a set-group-id bit of a group that the caller is not in (inode(7)). A thread that serves files
+/// has it in the permitted set only: what is written must lose its set-id bits, whoever writes.
+const SET_ID: (u64, Capability) = (1 << 4, Capability::CAP_FSETID);
 
 impl Credentials {
     /// A user without any capability.
@@ -65,6 +69,8 @@ impl Credentials {
 pub struct ScopedIdentity {
     /// The thread's own groups, where they were changed.
     groups: Option<Vec<u32>>,
+    /// Whether CAP_FSETID was in force.
+    set_id: bool,
     /// A thread's identity must be restored on the thread where it was changed.
     _not_send: std::marker::PhantomData<*const ()>,
 }
@@ -72,7 +78,8 @@ pub struct ScopedIdentity {
 impl ScopedIdentity {
     /// Only for a thread whose effective uid and gid are 0.
     pub fn assume(who: &Credentials) -> io::Result<Self> {
-        let mut scoped = Self { groups: None, _not_send: std::marker::PhantomData };
+        let set_id = has_effective(SET_ID.1)?;
+        let mut scoped = Self { groups: None, set_id, _not_send: std::marker::PhantomData };
         let own = nix::unistd::getgroups()?;
         let own: Vec<u32> = own.into_iter().map(nix::unistd::Gid::as_raw).collect();
         if own != who.groups {
@@ -93,8 +100,28 @@ impl ScopedIdentity {
                 change(None, CapSet::Effective, capability).map_err(io::Error::other)?;
             }
         }
+        scoped.set_effective(SET_ID.1, who.capabilities & SET_ID.0 != 0)?;
         Ok(scoped)
     }
+
+    /// Puts a capability in force that the thread may use, or takes it out of force.
+    fn set_effective(&self, capability: Capability, wanted: bool) -> io::Result<()> {
+        if has_effective(capability)? == wanted {
+            return Ok(());
+        }
+        if !wanted {
+            caps::drop(None, CapSet::Effective, capability).map_err(io::Error::other)
+        } else if caps::has_cap(None, CapSet::Permitted, capability).map_err(io::Error::other)? {
+            caps::raise(None, CapSet::Effective, capability).map_err(io::Error::other)
+        } else {
+            // A daemon without it serves callers who have it with less than they could do themselves.
+            Ok(())
+        }
+    }
+}
+
+fn has_effective(capability: Capability) -> io::Result<bool> {
+    caps::has_cap(None, CapSet::Effective, capability).map_err(io::Error::other)
 }
 
 impl Drop for ScopedIdentity {
@@ -103,6 +130,8 @@ impl Drop for ScopedIdentity {
         set_fsuid(NOBODY);
         set_fsuid(0);
         set_fsgid(0);
+        self.set_effective(SET_ID.1, self.set_id)
+            .expect("a thread can put a capability back as it was");
         if let Some(own) = &self.groups {
             set_groups(own).expect("a thread that could take groups can take its own back");
         }
@@ -139,6 +168,11 @@ pub fn own_umask_zero() -> io::Result<()> {
         set_groups(&[])?;
     }
     Ok(())
+}
+
+/// Takes a capability out of force on this thread, which can put it in force again.
+pub fn suspend_capability(unwanted: Capability) -> io::Result<()> {
+    caps::drop(None, CapSet::Effective, unwanted).map_err(io::Error::other)
 }
 
 /// Takes capabilities from this thread for good: from the effective set, and from the permitted set so that becoming
@@ -186,6 +220,26 @@ mod tests {
         let after: Vec<bool> = ACCESS.iter().map(|(_, c)| effective(*c)).collect();
         assert_eq!(before, after);
         assert!(std::fs::read(&file).is_ok());
+    }
+
+    #[test]
+    fn a_set_group_id_bit_of_a_strange_group_takes_the_callers_capability() {
+        use std::os::unix::fs::PermissionsExt;
+        suspend_capability(Capability::CAP_FSETID).expect("suspend");
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::os::unix::fs::chown(file.path(), Some(1), Some(4321)).expect("chown");
+        let keeps_bit = |who: &Credentials| {
+            let _scope = ScopedIdentity::assume(who).expect("assume");
+            let wanted = std::fs::Permissions::from_mode(0o2755);
+            std::fs::set_permissions(file.path(), wanted).expect("chmod");
+            file.path().metadata().expect("stat").permissions().mode() & 0o2000 != 0
+        };
+        let root = Credentials { capabilities: !0, ..Credentials::of_user(0, 0, Vec::new()) };
+        assert!(keeps_bit(&root));
+        assert!(!effective(Capability::CAP_FSETID), "not in force afterwards");
+        assert!(!keeps_bit(&Credentials::of_user(1, 1, Vec::new())));
+        assert!(keeps_bit(&Credentials::of_user(1, 4321, Vec::new())));
+        assert!(!effective(Capability::CAP_FSETID), "not in force afterwards");
     }
 
     #[test]

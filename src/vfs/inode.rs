@@ -6,7 +6,7 @@
 //!
 //! Node ids are made from the mount point and the host's inode number: they survive being forgotten, as tools that
 //! remember inode numbers expect (git, tar, rsync). An inode number of another device below the same mount point, or
-//! one reused while its old node still lives, gets a number from the overflow range instead.
+//! one reused while its old node still lives, gets a number from the mount point's overflow range instead.
 //!
 //! Locks: `maps` first, then a node's own; none is held across a system call. A removal is decided under the write lock,
 //! an acquisition under at least the read lock, so that a node is never removed while it is being found.
@@ -137,7 +137,7 @@ impl InodeTable {
     pub fn new(roots: Vec<(MountIndex, Found)>) -> (Self, Vec<Arc<Inode>>) {
         let table = Self {
             maps: RwLock::default(),
-            overflow: AtomicU64::new(OVERFLOW),
+            overflow: AtomicU64::new(0),
             devices: roots.iter().map(|(_, found)| found.stat.st_dev).collect(),
         };
         let nodes =
@@ -157,7 +157,7 @@ impl InodeTable {
 
     /// The id that an inode has or would get; for listings, where no node is made.
     pub fn id_for(&self, mount: MountIndex, inode: u64) -> u64 {
-        plain_id(mount, inode).unwrap_or(OVERFLOW)
+        plain_id(mount, inode).unwrap_or(OVERFLOW | id_base(mount))
     }
 
     pub fn len(&self) -> usize {
@@ -205,7 +205,10 @@ impl InodeTable {
                     self.devices.get(mount.as_usize()) == Some(&identity.device)
                         && !maps.nodes.contains_key(id)
                 });
-                let id = plain.unwrap_or_else(|| self.overflow.fetch_add(1, Ordering::Relaxed) + 1);
+                let id = plain.unwrap_or_else(|| {
+                    let number = self.overflow.fetch_add(1, Ordering::Relaxed) + 1;
+                    OVERFLOW | id_base(mount) | (number & (FIRST_HOST_NODE - 1))
+                });
                 if let Some(parent) = &parent {
                     parent.references.fetch_add(1, Ordering::Relaxed);
                 }
@@ -300,7 +303,17 @@ impl InodeTable {
     }
 }
 
-/// Mount point in bits 48 to 62, inode number below; `None` where the number does not fit.
+/// The mount point in bits 48 to 62; what is below tells its inodes apart.
+fn id_base(mount: MountIndex) -> u64 {
+    (mount.as_usize() as u64 + 1) << 48
+}
+
+/// The id of an inode of the mount point's own device; `None` where the number does not fit.
 fn plain_id(mount: MountIndex, inode: u64) -> Option<u64> {
-    (inode < FIRST_HOST_NODE).then(|| ((mount.as_usize() as u64 + 1) << 48) | inode)
+    (inode < FIRST_HOST_NODE).then(|| id_base(mount) | inode)
+}
+
+/// Position of the mount point that a node is below; `None` for Belljar's own nodes.
+pub fn mount_position(id: u64) -> Option<usize> {
+    usize::try_from((id & !OVERFLOW) >> 48).ok()?.checked_sub(1)
 }

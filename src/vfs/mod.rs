@@ -17,6 +17,7 @@ pub mod observer;
 pub mod tracking;
 
 use crate::model::id::RunId;
+use crate::model::mount::{CachePolicy, SetId};
 use crate::policy::mount_table::MountTable;
 use crate::policy::operation::Operation;
 use crate::sys::credentials::Credentials;
@@ -152,6 +153,12 @@ impl Vfs {
     /// How many reads and writes of host files were answered here; none where the kernel passes them through.
     pub fn data_requests(&self) -> u64 {
         self.data_requests.load(Ordering::Relaxed)
+    }
+
+    /// How long what is known of a node holds. Told by its number, so that nothing is looked up for it.
+    pub fn cache_policy(&self, node: u64) -> CachePolicy {
+        let mount = inode::mount_position(node).and_then(|position| self.mounts.at(position));
+        mount.map_or(CachePolicy::Shared, |mount| mount.cache)
     }
 
     fn root_of(&self, inode: &Inode) -> &BackingRoot {
@@ -322,7 +329,13 @@ impl Vfs {
         let asks = Changes { size: None, ..changes };
         let acting = if asks.is_empty() { None } else { backing::act_as(caller)? };
         if let Some(mode) = changes.mode {
-            self.refuse_set_id(&inode, backing::stat(descriptor.as_fd())?.st_mode, mode)?;
+            let may_gain =
+                inode.is_directory() || self.mounts.get(inode.mount).suid == SetId::Allow;
+            // Looked at only where a bit could be gained.
+            if !may_gain && mode & SET_ID_BITS != 0 {
+                let before = backing::stat(descriptor.as_fd())?.st_mode;
+                refuse_set_id(mode & !before)?;
+            }
             backing::chmod(&grant, descriptor.as_fd(), mode & 0o7777)?;
         }
         if changes.uid.is_some() || changes.gid.is_some() {
@@ -348,15 +361,6 @@ impl Vfs {
             }
         }
         Ok(Attributes::of_host(inode.id, &backing::stat(descriptor.as_fd())?))
-    }
-
-    /// Files gain no set-user-id or set-group-id bit through a workspace: on the host it would act with the powers of
-    /// the file's owner. On directories the bits only say who owns new entries.
-    fn refuse_set_id(&self, inode: &Inode, before: u32, after: u32) -> Result<(), Error> {
-        if !inode.is_directory() && after & SET_ID_BITS & !before != 0 {
-            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
-        }
-        Ok(())
     }
 
     pub fn statfs(&self, node: u64) -> Result<Option<nix::sys::statvfs::Statvfs>, Error> {
@@ -482,6 +486,14 @@ impl Vfs {
         let _identity = backing::act_as(caller)?;
         backing::removexattr(&grant, descriptor.as_fd(), name)
     }
+}
+
+/// Refuses bits that a file would gain, where its mount point does not allow them (`suid: allow`).
+fn refuse_set_id(gained: u32) -> Result<(), Error> {
+    if gained & SET_ID_BITS != 0 {
+        return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+    }
+    Ok(())
 }
 
 /// The user's own attributes and access control lists, which the kernel itself asks for and enforces (FUSE_POSIX_ACL).

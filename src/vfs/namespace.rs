@@ -5,6 +5,7 @@ use super::attributes::Attributes;
 use super::backing::{self, Caller, Found, NewMode, Removal};
 use super::error::Error;
 use super::inode::Inode;
+use crate::model::mount::SetId;
 use crate::policy::mount_table::WriteGrant;
 use crate::policy::operation::Operation;
 use std::ffi::OsStr;
@@ -65,8 +66,8 @@ impl Vfs {
         new: NewMode,
     ) -> Result<Attributes, Error> {
         let place = self.place(parent, Operation::Mknod)?;
-        if new.mode & super::SET_ID_BITS != 0 {
-            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+        if self.mounts.get(place.parent.mount).suid == SetId::Refuse {
+            super::refuse_set_id(new.mode)?;
         }
         backing::mknod(&place.grant, caller, place.directory.as_fd(), name, new)?;
         Ok(self.made(&place, name)?.1)
@@ -209,8 +210,8 @@ impl Vfs {
         new: NewMode,
     ) -> Result<(Attributes, u64), Error> {
         let place = self.place(parent, Operation::Create)?;
-        if new.mode & super::SET_ID_BITS != 0 {
-            return Err(Error::Refused("setting a set-user-id or set-group-id bit"));
+        if self.mounts.get(place.parent.mount).suid == SetId::Refuse {
+            super::refuse_set_id(new.mode)?;
         }
         let opened = backing::create(
             &place.grant,

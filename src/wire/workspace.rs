@@ -2,6 +2,7 @@
 
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
+use crate::model::mount::{CachePolicy, SetId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -43,6 +44,11 @@ pub struct MountRequest {
     /// Whether files written here become artifacts.
     #[serde(default = "yes")]
     pub artifacts: bool,
+    #[serde(default)]
+    pub cache: CachePolicy,
+    /// Whether files may get set-user-id and set-group-id bits.
+    #[serde(default)]
+    pub suid: SetId,
 }
 
 fn yes() -> bool {
@@ -96,6 +102,8 @@ pub struct Mount {
     /// The host directory, escaped where it is not UTF-8.
     pub path: String,
     pub artifacts: bool,
+    pub cache: CachePolicy,
+    pub suid: SetId,
     /// Whether the kernel carries file data itself, past the daemon.
     pub passthrough: bool,
 }

@@ -156,6 +156,8 @@ impl Workspace {
             access: mount.access,
             host_path: mount.host_path.clone(),
             artifacts: mount.artifacts && mount.access == Access::ReadWrite,
+            cache: mount.cache,
+            suid: mount.suid,
         });
         let table = MountTable::new(points.collect())
             .map_err(|error| Error::Invalid { message: error.to_string() })?;
@@ -255,6 +257,7 @@ impl Workspace {
                     ours.name == theirs.name
                         && ours.access == theirs.access
                         && (theirs.access == Access::ReadOnly || ours.artifacts == theirs.artifacts)
+                        && (ours.cache, ours.suid) == (theirs.cache, theirs.suid)
                         && stat_directory(theirs)
                             .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == *identity)
                 },
@@ -299,6 +302,8 @@ impl Workspace {
                     mode: mount.access,
                     path: escape(mount.host_path.as_os_str().as_bytes()),
                     artifacts: mount.artifacts,
+                    cache: mount.cache,
+                    suid: mount.suid,
                     passthrough: self.passthrough,
                 })
                 .collect(),
@@ -323,6 +328,8 @@ fn manifest(id: &WorkspaceId, table: &MountTable) -> Vec<u8> {
                 "name": mount.name,
                 "mode": mount.access,
                 "artifacts": mount.artifacts,
+                "cache": mount.cache,
+                "suid": mount.suid,
             })
         })
         .collect();

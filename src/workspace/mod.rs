@@ -17,6 +17,7 @@ pub mod run;
 use crate::artifact;
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
+use crate::model::mount::{CachePolicy, SetId};
 use crate::secret::SecretValue;
 use crate::wire;
 use std::collections::BTreeMap;
@@ -54,6 +55,8 @@ pub struct MountDefinition {
     pub directory: OwnedFd,
     pub host_path: PathBuf,
     pub artifacts: bool,
+    pub cache: CachePolicy,
+    pub suid: SetId,
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use belljar::fuse::adapter::WorkspaceFilesystem;
 use belljar::fuse::session::{Mounted, Purpose, Session};
 use belljar::model::access::Access;
 use belljar::model::id::{RunId, SecretName};
+use belljar::model::mount::{CachePolicy, SetId};
 use belljar::policy::mount_table::{MountPoint, MountTable};
 use belljar::secret::SecretValue;
 use belljar::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
@@ -116,11 +117,19 @@ pub struct Setup {
     pub below: PathBuf,
     pub passthrough: bool,
     pub descriptors_max: usize,
+    pub cache: CachePolicy,
+    pub suid: SetId,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { below: std::env::temp_dir(), passthrough: true, descriptors_max: 1000 }
+        Self {
+            below: std::env::temp_dir(),
+            passthrough: true,
+            descriptors_max: 1000,
+            cache: CachePolicy::default(),
+            suid: SetId::default(),
+        }
     }
 }
 
@@ -150,6 +159,8 @@ impl Fixture {
             access,
             host_path: directory.path().join(name),
             artifacts: true,
+            cache: setup.cache,
+            suid: setup.suid,
         };
         let heard = Arc::new(Heard::default());
         let vfs = Arc::new(
