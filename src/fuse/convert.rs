@@ -58,12 +58,12 @@ pub fn time_change(time: TimeOrNow) -> TimeChange {
             nanoseconds: i64::from(after.subsec_nanos()),
         },
         Err(before) => {
-            // utimensat(2) counts nanoseconds forward from the second before.
+            // fuser takes the nanoseconds away from a second before the epoch, where the kernel counts them forward
+            // from it (fuser 0.18.0, time.rs, system_time_from_time). Here they are the ones that the kernel sent.
             let before = before.duration();
-            let whole = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match i64::from(before.subsec_nanos()) {
-                0 => TimeChange::To { seconds: -whole, nanoseconds: 0 },
-                rest => TimeChange::To { seconds: -whole - 1, nanoseconds: 1_000_000_000 - rest },
+            TimeChange::To {
+                seconds: 0i64.checked_sub_unsigned(before.as_secs()).unwrap_or(i64::MIN),
+                nanoseconds: i64::from(before.subsec_nanos()),
             }
         }
     }
@@ -118,12 +118,24 @@ pub fn attributes(attributes: &Attributes) -> FileAttr {
 mod tests {
     use super::*;
 
+    /// As fuser makes it from what the kernel sent.
+    fn decoded(seconds: i64, nanoseconds: u32) -> SystemTime {
+        let distance = Duration::new(seconds.unsigned_abs(), nanoseconds);
+        if seconds >= 0 { UNIX_EPOCH + distance } else { UNIX_EPOCH - distance }
+    }
+
     #[test]
-    fn times_before_the_epoch_go_there_and_back() {
+    fn times_before_the_epoch_arrive_as_they_were_sent() {
         for (seconds, nanoseconds) in [(0, 0), (5, 7), (-1, 0), (-5, 250_000_000), (-5, 1)] {
-            let there = system_time(Time { seconds, nanoseconds });
-            let back = time_change(TimeOrNow::SpecificTime(there));
-            assert_eq!(back, TimeChange::To { seconds, nanoseconds });
+            let change = time_change(TimeOrNow::SpecificTime(decoded(seconds, nanoseconds)));
+            let nanoseconds = i64::from(nanoseconds);
+            assert_eq!(change, TimeChange::To { seconds, nanoseconds });
         }
+    }
+
+    #[test]
+    fn times_before_the_epoch_are_told_as_they_are() {
+        let time = system_time(Time { seconds: -5, nanoseconds: 250_000_000 });
+        assert_eq!(time, UNIX_EPOCH - Duration::from_millis(4750));
     }
 }
