@@ -2,6 +2,7 @@
 
 mod mounted;
 
+use belljar::model::mount::CachePolicy;
 use belljar::vfs::backing::{Caller, NewMode};
 use belljar::vfs::observer::{FileKey, FileSource};
 use mounted::{Fixture, Setup, place};
@@ -184,6 +185,31 @@ fn a_removed_file_lives_while_it_is_open() {
         assert_eq!(text, "still here");
         assert_eq!(file.metadata().unwrap().nlink(), 0);
     });
+}
+
+/// Such a descriptor is no open file to the daemon, which has few descriptors of its own to keep.
+#[test]
+fn a_removed_file_lives_while_only_a_path_descriptor_knows_it() {
+    let f =
+        Fixture::with(&Setup { descriptors_max: 4, cache: CachePolicy::None, ..Setup::default() });
+    for (name, end) in [("removed", None), ("replaced", Some("other"))] {
+        fs::write(f.host(name), "four").unwrap();
+        fs::write(f.host("other"), "").unwrap();
+        let known = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::fcntl::OFlag::O_PATH.bits())
+            .open(f.rw(name))
+            .unwrap();
+        match end {
+            None => fs::remove_file(f.rw(name)).unwrap(),
+            Some(other) => fs::rename(f.rw(other), f.rw(name)).unwrap(),
+        }
+        for i in 0..40 {
+            fs::write(f.rw(&format!("{i}")), "").unwrap();
+        }
+        let metadata = known.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.nlink()), (4, 0), "{name}");
+    }
 }
 
 #[test]

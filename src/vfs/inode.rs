@@ -107,13 +107,14 @@ impl Inode {
         }
     }
 
-    /// Gives up the descriptor unless it was used lately or is the only way to the inode.
+    /// Gives up the descriptor unless it was used lately or is the only way to the inode: a handle opens nothing that has
+    /// no name left (open_by_handle_at(2), ESTALE).
     pub fn surrender_descriptor(&self) -> bool {
         if self.recently_used.swap(false, Ordering::Relaxed) {
             return false;
         }
-        let reachable = self.handle.is_some() || self.name().is_some();
-        reachable && self.descriptor.lock().expect("no panic under this lock").take().is_some()
+        self.name().is_some()
+            && self.descriptor.lock().expect("no panic under this lock").take().is_some()
     }
 }
 

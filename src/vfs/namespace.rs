@@ -19,6 +19,9 @@ struct Place {
     grant: WriteGrant,
 }
 
+/// A node whose name is about to go, and a descriptor of it.
+type Held = (Arc<Inode>, Option<Arc<OwnedFd>>);
+
 /// renameat2(2): the two names change places.
 const RENAME_EXCHANGE: u32 = 2;
 /// renameat2(2): leaves a device node behind, which overlay file systems use; device nodes are refused here.
@@ -121,12 +124,9 @@ impl Vfs {
     ) -> Result<(), Error> {
         let place = self.place(parent, operation)?;
         let victim = self.known_at(&place, name);
-        if let Some(victim) = &victim {
-            self.hold_on(victim);
-        }
         backing::remove(&place.grant, caller, place.directory.as_fd(), name, removal)?;
         if let Some(victim) = victim {
-            self.inodes.clear_name(&victim, &place.parent, name);
+            self.unnamed(victim, &place.parent, name);
         }
         if removal == Removal::Unlink {
             self.tell_removed(&place.parent, name);
@@ -134,19 +134,24 @@ impl Vfs {
         Ok(())
     }
 
-    /// Keeps a descriptor of a node that may lose its last name and can be reached by nothing else, so that those who
-    /// have the file open can go on with it.
-    fn hold_on(&self, inode: &Arc<Inode>) {
-        if inode.handle.is_none() {
-            // Failing to find it means that it is gone already.
-            let _ = self.descriptor(inode);
+    /// Forgets a name that is gone. The node keeps a descriptor: without a name left nothing else reaches the file, also
+    /// no handle, and those who know it may go on with it.
+    fn unnamed(&self, (inode, held): Held, parent: &Inode, name: &OsStr) {
+        self.inodes.clear_name(&inode, parent, name);
+        if let Some(descriptor) = held
+            && inode.keep_descriptor(&descriptor)
+        {
+            self.count_descriptor(&inode);
         }
     }
 
-    /// The live node that a name refers to at this moment, if there is one.
-    fn known_at(&self, place: &Place, name: &OsStr) -> Option<Arc<Inode>> {
+    /// The live node that a name refers to at this moment, if there is one, with a descriptor that outlives the name.
+    fn known_at(&self, place: &Place, name: &OsStr) -> Option<Held> {
         let identity = backing::identity_at(place.directory.as_fd(), name).ok()?;
-        self.inodes.find(place.parent.mount, identity)
+        let inode = self.inodes.find(place.parent.mount, identity)?;
+        // Failing to open it means that it is gone already.
+        let descriptor = self.descriptor(&inode).ok();
+        Some((inode, descriptor))
     }
 
     pub fn rename(
@@ -165,9 +170,6 @@ impl Vfs {
             return Err(Error::Refused("leaving a whiteout behind"));
         }
         let replaced = self.known_at(&to, new_name);
-        if let Some(replaced) = &replaced {
-            self.hold_on(replaced);
-        }
         backing::rename(
             &from.grant,
             caller,
@@ -178,7 +180,7 @@ impl Vfs {
         if flags & RENAME_EXCHANGE != 0 {
             self.moved(caller, (&to.parent, new_name), (&from, name));
         } else if let Some(replaced) = replaced {
-            self.inodes.clear_name(&replaced, &to.parent, new_name);
+            self.unnamed(replaced, &to.parent, new_name);
         }
         self.moved(caller, (&from.parent, name), (&to, new_name));
         Ok(())
