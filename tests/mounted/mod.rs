@@ -119,6 +119,8 @@ pub struct Setup {
     pub descriptors_max: usize,
     pub cache: CachePolicy,
     pub suid: SetId,
+    /// What the mount table says of `ro`. With read-write, only the clone's own fence is left.
+    pub ro: Access,
 }
 
 impl Default for Setup {
@@ -129,6 +131,7 @@ impl Default for Setup {
             descriptors_max: 1000,
             cache: CachePolicy::default(),
             suid: SetId::default(),
+            ro: Access::ReadOnly,
         }
     }
 }
@@ -167,7 +170,7 @@ impl Fixture {
             Vfs::new(Parts {
                 mounts: MountTable::new(vec![
                     mount("rw", Access::ReadWrite),
-                    mount("ro", Access::ReadOnly),
+                    mount("ro", setup.ro),
                 ])
                 .unwrap(),
                 directories: vec![
