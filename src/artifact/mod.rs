@@ -29,6 +29,7 @@ pub mod rules;
 mod schedule;
 mod service;
 mod settings;
+mod watch;
 
 pub use error::Error;
 pub use instance::InstanceInfo;
@@ -48,15 +49,15 @@ use journal::Journal;
 use observer::Observer;
 use record::{MountRecord, Record, RunInfo, WorkspaceRecord};
 use rules::Rules;
-use schedule::{Lane, Schedule};
+use schedule::Schedule;
 use service::{Parts, Service};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
+use watch::Watch;
 
 /// How many owners have a large file copied at the same time, one each. Chosen, not measured: one more than the
 /// processors of a small machine, since some wait for the disk.
@@ -72,7 +73,6 @@ pub struct Artifacts {
 #[derive(Debug)]
 struct Handle {
     service: Arc<Service>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A workspace whose writes are to be followed.
@@ -162,20 +162,15 @@ impl Artifacts {
         let journal = Journal::create(&instance.journal())
             .map_err(state_error("make the journal in", &instance.directory))?;
         let state = DirtySet::new(Schedule::new(settings.debounce, settings.debounce_max));
-        let threads = settings.threads.max(1);
-        let parts = Parts { settings, rules, blobs, catalog, boot, journal, state, instance };
+        let watch = Watch::new(settings.threads.max(1), LARGE_OWNERS_MAX);
+        let parts =
+            Parts { settings, rules, blobs, catalog, boot, journal, state, instance, watch };
         let service = Arc::new(Service::new(parts));
-        let handle = Handle { service: service.clone(), threads: Mutex::default() };
-        let lanes = std::iter::repeat_n(Lane::Small, threads)
-            .chain(std::iter::repeat_n(Lane::Large, LARGE_OWNERS_MAX));
-        for lane in lanes {
-            let service = service.clone();
-            let thread = std::thread::Builder::new()
-                .name("registrar".to_owned())
-                .spawn(move || registrar::run(&service, lane))
-                .map_err(state_error("start the registrar for", &root))?;
-            handle.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        }
+        let handle = Handle { service: service.clone() };
+        service
+            .watch
+            .start(&service, registrar::run)
+            .map_err(state_error("start the registrar for", &root))?;
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -295,12 +290,7 @@ impl Artifacts {
 impl Handle {
     fn stop(&self) {
         self.service.stop();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // It cannot have panicked: a panic aborts the process.
-            let _ = thread.join();
-        }
+        self.service.watch.join();
         self.service.forget_sources();
         // No record may follow: once the lock is free another daemon reads the journal.
         self.service.journal().close();

@@ -9,6 +9,7 @@ use super::detect::detect;
 use super::locate::{Found, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::service::Service;
+use super::watch::Pulse;
 use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
 use jiff::Timestamp;
 use std::fs::File;
@@ -32,14 +33,17 @@ const HOPELESS_TRIES: u32 = 3;
 const UNTOUCHED_MICROSECONDS: i64 = 2_000_000;
 
 /// A registrar thread: works until the service stops.
-pub(super) fn run(service: &Service, lane: Lane) {
+pub(super) fn run(service: &Service, lane: Lane, pulse: &Pulse) {
     let mut buffer = Vec::new();
     let count = match lane {
         Lane::Small => BATCH_FILES_MAX,
         Lane::Large => 1,
     };
     while let Some(jobs) = service.wait_for_jobs(lane, count) {
-        register(service, lane, jobs, &mut buffer);
+        register(service, lane, jobs, &mut buffer, pulse);
+        if service.watch.retires(pulse) {
+            return;
+        }
     }
 }
 
@@ -58,7 +62,8 @@ enum Prepared {
     Postponed(Postponed),
 }
 
-fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>) {
+/// The jobs are of one workspace: one whose file system does not answer holds up no other's files.
+fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>, pulse: &Pulse) {
     let mut jobs = jobs.into_iter().peekable();
     while jobs.peek().is_some() {
         let started = Instant::now();
@@ -75,7 +80,11 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>)
         };
         while outcome.bytes < BATCH_BYTES && started.elapsed() < BATCH_TIME {
             let Some(job) = jobs.next() else { break };
-            match prepare(service, lane, &job, &mut *batch, buffer) {
+            pulse.at(job.file.workspace);
+            service.watch.begin();
+            let prepared = prepare(service, lane, &job, &mut *batch, buffer, pulse);
+            pulse.rest();
+            match prepared {
                 Prepared::Version(version) => {
                     outcome.bytes += version.size;
                     outcome.ready.push((job, *version));
@@ -98,6 +107,7 @@ fn prepare(
     job: &Job,
     batch: &mut dyn BlobBatch,
     buffer: &mut Vec<u8>,
+    pulse: &Pulse,
 ) -> Prepared {
     if job.need == Need::Nothing {
         return Prepared::Nothing("it was opened and not changed");
@@ -141,7 +151,10 @@ fn prepare(
             Lane::Large => u64::MAX,
         },
     };
-    let wanted = || !service.is_stopping() && service.state().is_current(job);
+    let wanted = || {
+        pulse.advance();
+        !service.is_stopping() && service.state().is_current(job)
+    };
     match copy(&file, batch, limits, buffer, &wanted) {
         Ok(Copied::Stable(content)) => {
             let name = place.path.name().unwrap_or_default();

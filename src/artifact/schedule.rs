@@ -78,14 +78,41 @@ pub(super) struct Drain {
 pub(super) struct Schedule {
     debounce: Duration,
     debounce_max: Duration,
-    small: BTreeSet<(Instant, FileRef)>,
-    large: BTreeSet<(Instant, FileRef)>,
+    small: Queue,
+    large: Queue,
+    /// Workspaces whose file systems do not answer: nothing of theirs is due.
+    held: BTreeSet<u32>,
     /// Large files that are copied at this moment, and whose they are.
     copied_large: BTreeMap<FileRef, u32>,
     sequence: u64,
     /// Scopes of drains in progress: what falls into one is due at once.
     urgent: Vec<(u64, DrainScope)>,
     drains: u64,
+}
+
+/// Files of one lane in the order in which they are due, by workspace.
+#[derive(Debug, Default)]
+struct Queue(BTreeMap<u32, BTreeSet<(Instant, FileRef)>>);
+
+impl Queue {
+    fn insert(&mut self, due: Instant, file: FileRef) {
+        self.0.entry(file.workspace).or_default().insert((due, file));
+    }
+
+    fn remove(&mut self, due: Instant, file: FileRef) {
+        if let Some(files) = self.0.get_mut(&file.workspace) {
+            files.remove(&(due, file));
+            if files.is_empty() {
+                self.0.remove(&file.workspace);
+            }
+        }
+    }
+
+    /// The next file of the workspaces that may be served.
+    fn next(&self, may: impl Fn(u32) -> bool) -> Option<(Instant, FileRef)> {
+        let served = self.0.iter().filter(|(workspace, _)| may(**workspace));
+        served.filter_map(|(_, files)| files.first()).min().copied()
+    }
 }
 
 impl Schedule {
@@ -100,11 +127,11 @@ impl Schedule {
 
     /// Takes the file out of whichever lane it is in.
     pub fn cancel(&mut self, file: FileRef, due: Instant) {
-        self.small.remove(&(due, file));
-        self.large.remove(&(due, file));
+        self.small.remove(due, file);
+        self.large.remove(due, file);
     }
 
-    fn lane(&mut self, lane: Lane) -> &mut BTreeSet<(Instant, FileRef)> {
+    fn lane(&mut self, lane: Lane) -> &mut Queue {
         match lane {
             Lane::Small => &mut self.small,
             Lane::Large => &mut self.large,
@@ -172,7 +199,7 @@ impl DirtySet {
         }
         entry.due = due;
         if let Some(due) = due {
-            self.schedule.lane(entry.lane).insert((due, file));
+            self.schedule.lane(entry.lane).insert(due, file);
         }
     }
 
@@ -184,26 +211,39 @@ impl DirtySet {
     /// The next file of the lane. Of large files each owner has one at a time copied, so that nobody waits behind
     /// another's terabytes while a thread is free.
     fn next(&self, lane: Lane) -> Option<(Instant, FileRef)> {
+        let answers = |workspace| !self.schedule.held.contains(&workspace);
         match lane {
-            Lane::Small => self.schedule.small.first().copied(),
+            Lane::Small => self.schedule.small.next(answers),
             Lane::Large => {
                 let busy = &self.schedule.copied_large;
-                let waits = |file: &FileRef| {
-                    let workspace = self.workspace(file.workspace);
+                let is_free = |workspace| {
+                    let workspace = self.workspace(workspace);
                     workspace.is_none_or(|w| !busy.values().any(|owner| *owner == w.owner_uid))
                 };
-                self.schedule.large.iter().find(|(_, file)| waits(file)).copied()
+                self.schedule.large.next(|workspace| answers(workspace) && is_free(workspace))
             }
         }
     }
 
-    /// Takes up to `count` files that are due.
+    /// Holds back the files of exactly these workspaces.
+    pub fn hold(&mut self, workspaces: BTreeSet<u32>) {
+        self.schedule.held = workspaces;
+    }
+
+    /// Takes up to `count` files of one workspace that are due.
     pub fn take_due(&mut self, lane: Lane, count: usize, now: Instant) -> Vec<Job> {
-        let mut jobs = Vec::new();
+        let mut jobs: Vec<Job> = Vec::new();
         while jobs.len() < count {
-            match self.next(lane) {
+            let next = match jobs.first() {
+                None => self.next(lane),
+                Some(first) => {
+                    let workspace = first.file.workspace;
+                    self.schedule.lane(lane).next(|other| other == workspace)
+                }
+            };
+            match next {
                 Some((due, file)) if due <= now => {
-                    self.schedule.lane(lane).remove(&(due, file));
+                    self.schedule.lane(lane).remove(due, file);
                     let job = self.start(file);
                     if let (Lane::Large, Some(job)) = (lane, &job) {
                         self.schedule.copied_large.insert(file, job.workspace.owner_uid);
@@ -345,8 +385,9 @@ impl DirtySet {
                 continue;
             }
             drained.complete = false;
+            let answers = !self.schedule.held.contains(&file.workspace);
             if drained.incomplete.len() < NAMED_MAX {
-                drained.incomplete.push((self.shown(*file, entry), reason(entry)));
+                drained.incomplete.push((self.shown(*file, entry), reason(entry, answers)));
             } else {
                 drained.unnamed += 1;
             }
@@ -375,9 +416,12 @@ impl DirtySet {
     }
 }
 
-fn reason(entry: &Entry) -> String {
+fn reason(entry: &Entry, answers: bool) -> String {
     if entry.open {
         return "open for writing".to_owned();
+    }
+    if !answers {
+        return "its host directory does not answer".to_owned();
     }
     match &entry.stuck {
         Some(stuck) => stuck.reason.clone(),

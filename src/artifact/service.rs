@@ -11,10 +11,11 @@ use super::record::{FileRef, Record};
 use super::rules::Rules;
 use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
 use super::settings::Settings;
+use super::watch::Watch;
 use crate::model::path::VirtualPath;
 use crate::storage::{BlobStore, Catalog};
 use crate::vfs::observer::FileSource;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ pub(super) struct Service {
     failing: AtomicBool,
     /// This daemon's place in the state directory, until it stops.
     pub instance: Mutex<Option<Instance>>,
+    pub watch: Watch,
 }
 
 impl std::fmt::Debug for Service {
@@ -70,6 +72,7 @@ pub(super) struct Parts {
     pub journal: Journal,
     pub state: DirtySet,
     pub instance: Instance,
+    pub watch: Watch,
 }
 
 impl Service {
@@ -89,6 +92,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             instance: Mutex::new(Some(parts.instance)),
+            watch: parts.watch,
         }
     }
 
@@ -185,6 +189,11 @@ impl Service {
                 None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+
+    /// Holds back the files of exactly these workspaces, whose file systems do not answer.
+    pub fn hold(&self, workspaces: BTreeSet<u32>) {
+        self.change(|state| state.hold(workspaces));
     }
 
     /// Forgets what is done, acknowledges it in the journal, and puts off what is not.
