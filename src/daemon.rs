@@ -15,6 +15,7 @@ use crate::api::{self, About, Api};
 use crate::artifact::{self, Artifacts};
 use crate::config::Config;
 use crate::config::paths::{Paths, PathsError, SOCKET_NAME};
+use crate::sandbox::launcher::Launcher;
 use crate::sys::process::enter_user_namespace;
 use crate::workspace;
 use crate::workspace::registry::Workspaces;
@@ -226,6 +227,11 @@ impl Running {
                 (own, socket, Audience::Owner)
             }
         };
+        // Before recovery opens files of earlier workspaces.
+        let launcher = Launcher::start().map_err(|source| DaemonError::Io {
+            doing: "start the thread that starts sandboxes".to_owned(),
+            source,
+        })?;
         let bound = bind(&socket, audience)?;
         let mut settings = artifact::Settings::new(paths.state_dir.clone(), instance);
         settings.runtime_dir = Some(runtime_dir.clone());
@@ -241,7 +247,7 @@ impl Running {
             runs_per_user_max: config.runs.per_user_max,
             tmp_size_bytes: config.runs.tmp_size,
         };
-        let workspaces = Workspaces::new(settings, artifacts.clone(), door.clone())
+        let workspaces = Workspaces::new(settings, artifacts.clone(), door.clone(), launcher)
             .map_err(DaemonError::Workspaces)?;
         let recovered = artifacts.recover().map_err(failed)?;
         let (instances, files) = (recovered.instances.len(), recovered.files);

@@ -8,8 +8,8 @@
 
 use super::error::ApiError;
 use super::gate::Gate;
-use crate::sys::scm_rights;
 use crate::sys::unix_socket::{self, Watched};
+use crate::sys::{release, scm_rights};
 use crate::wire::daemon::{CompanionAnswer, DESCRIPTORS_MAX};
 use crate::wire::workspace::DescriptorToken;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -44,14 +44,14 @@ impl Leash {
 /// Descriptors that a request may take by position, each once.
 #[derive(Debug)]
 pub struct DescriptorSet {
-    slots: Vec<Option<OwnedFd>>,
+    slots: Slots,
     pub leash: Leash,
 }
 
 impl DescriptorSet {
     pub fn take(&mut self, position: u32, what: impl fmt::Display) -> Result<OwnedFd, ApiError> {
-        let count = self.slots.len();
-        let slot = usize::try_from(position).ok().and_then(|index| self.slots.get_mut(index));
+        let count = self.slots.0.len();
+        let slot = usize::try_from(position).ok().and_then(|index| self.slots.0.get_mut(index));
         match slot {
             Some(slot) => slot.take().ok_or_else(|| {
                 ApiError::invalid(format!(
@@ -61,6 +61,19 @@ impl DescriptorSet {
             None => Err(ApiError::invalid(format!(
                 "{what} names descriptor {position}, but only {count} were sent"
             ))),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slots(Vec<Option<OwnedFd>>);
+
+impl Drop for Slots {
+    /// What nobody took is closed where it can hold up nobody: it may lie on a file system that does not answer.
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.0);
+        if left.iter().any(Option::is_some) {
+            release::elsewhere(left);
         }
     }
 }
@@ -177,7 +190,7 @@ impl Tokens {
         }
         let (hung_up_sender, hung_up) = watch::channel(());
         let (held_sender, held) = oneshot::channel();
-        let slots = message.descriptors.into_iter().map(Some).collect();
+        let slots = Slots(message.descriptors.into_iter().map(Some).collect());
         let set = DescriptorSet { slots, leash: Leash { hung_up, _held: held_sender } };
         let token = match self.offer(uid, set) {
             Ok(token) => token,

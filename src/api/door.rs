@@ -81,6 +81,7 @@ mod tests {
     use crate::api::{About, Parts};
     use crate::artifact::{self, Artifacts};
     use crate::model::id::RunId;
+    use crate::sandbox::launcher::Launcher;
     use crate::workspace::registry::Workspaces;
     use crate::workspace::{self, Actor};
     use std::io::{Read, Write};
@@ -105,7 +106,9 @@ mod tests {
             runs_per_user_max: 4,
             tmp_size_bytes: 1 << 20,
         };
-        let workspaces = Workspaces::new(settings, artifacts, door.clone()).expect("sets up");
+        let workspaces =
+            Workspaces::new(settings, artifacts, door.clone(), Launcher::start().expect("starts"))
+                .expect("sets up");
         door.lead_to(Api::new(Parts {
             workspaces,
             tokens: Tokens::new(4, Duration::from_secs(60)),

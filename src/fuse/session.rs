@@ -16,7 +16,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 /// What a session could not do.
 #[derive(Debug, thiserror::Error)]
@@ -141,15 +142,17 @@ impl Mounted {
             .map_err(failed("ask for the mount's device number"))?;
         let session = adopt(filesystem, &self.device, self.connection, threads)
             .map_err(failed("hand the connection to the server"))?;
-        let server = std::thread::Builder::new()
+        let (serving, served) = std::sync::mpsc::sync_channel::<()>(0);
+        std::thread::Builder::new()
             .name(format!("fuse-{name}"))
             .spawn(move || {
+                let _serving = serving;
                 if let Err(error) = session.run() {
                     tracing::error!(%error, "a FUSE session ended with an error");
                 }
             })
             .map_err(failed("start the thread of the FUSE session"))?;
-        Ok(Session { mount: self.mount, server: Some(server), attached: None, minor })
+        Ok(Session { mount: self.mount, served, attached: None, minor })
     }
 }
 
@@ -181,12 +184,18 @@ fn adopt<F: Filesystem>(
     Ok(session)
 }
 
+/// How long the end of a session waits for its threads. One that acts on a host file system which does not answer cannot
+/// be ended before that does; it goes by itself then. Chosen, not measured: threads that nothing holds are gone in
+/// milliseconds.
+const THREADS_END: Duration = Duration::from_secs(1);
+
 /// A file system that is mounted and served. Dropping it without [`Session::end`] leaves the threads to the kernel,
 /// which ends them with the mount.
 #[derive(Debug)]
 pub struct Session {
     mount: OwnedFd,
-    server: Option<JoinHandle<()>>,
+    /// Disconnected when the threads are gone.
+    served: Receiver<()>,
     attached: Option<PathBuf>,
     minor: u64,
 }
@@ -205,8 +214,14 @@ impl Session {
         mount::open_tree(self.mount.as_fd(), c"", OpenTree::CLONE)
     }
 
+    /// Ends the connection and leaves the mount: whoever uses it or waits for it gets ENOTCONN or ECONNABORTED.
+    pub fn abort(&self) -> io::Result<()> {
+        fuse_dev::abort(self.minor)
+    }
+
     /// Unmounts and ends the connection. Whoever still has a file open gets ENOTCONN; nobody waits for an answer
-    /// that will not come. Returns when the threads are gone, or at once when the kernel must wait for others.
+    /// that will not come. Returns when the threads are gone, or after `THREADS_END`, or at once when the kernel must
+    /// wait for others.
     pub fn end(mut self) {
         if let Some(at) = self.attached.take()
             && let Err(error) = mount::unmount_detach(at.as_path())
@@ -214,11 +229,13 @@ impl Session {
             tracing::warn!(%error, at = %at.display(), "unmount a workspace");
         }
         let aborted = fuse_dev::abort(self.minor);
-        let Session { mount, server, .. } = self;
+        let Session { mount, served, .. } = self;
         drop(mount);
         // Without the privilege to abort, the connection ends with its last user, who may be another process.
-        if let (Ok(()), Some(server)) = (aborted, server) {
-            let _ = server.join();
+        if aborted.is_ok() && served.recv_timeout(THREADS_END) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "a thread that serves files waits for a host file system that does not answer; it ends when that does"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ mod capabilities;
 mod command;
 mod credentials;
 pub mod init;
+pub mod launcher;
 mod namespaces;
 pub mod plan;
 pub mod protocol;

@@ -7,18 +7,19 @@
 //! mounts which this daemon itself may serve. [`Remote`] is for other threads.
 
 use super::init::{Envelope, PLAN_DESCRIPTOR, SUBCOMMAND};
+use super::launcher::{Launcher, Program};
 use super::plan::{InvalidPlan, SandboxPlan};
 use super::protocol::{self, Exit, NamespaceId, Order, Report, SetupFailure, Usage};
 use super::receipt;
 use crate::sys::{packet, process};
 use crate::wire::run::Layer;
-use command_fds::{CommandFdExt, FdMapping};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
@@ -26,6 +27,14 @@ use zeroize::Zeroizing;
 /// How long a setup or an execve may take before the sandbox is given up. Both take milliseconds; a slow network file system
 /// under an exposed path may take seconds.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the processes of a sandbox that is being ended may take to be gone before the last resort is used. A process
+/// that waits for an answer of a FUSE server cannot be killed once the server has read the request (fs/fuse/dev.c,
+/// request_wait_answer). Chosen, not measured: far longer than a disk takes, as the last resort costs others their work.
+const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// How often an end that takes long is looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a sandbox is made of, besides its plan.
 #[derive(Debug)]
@@ -79,6 +88,35 @@ pub struct Sandbox {
     exit: Option<Exit>,
     usage: Usage,
     ended: Option<Ended>,
+    last_resort: LastResort,
+}
+
+/// What frees processes that cannot be killed; used once.
+struct LastResort {
+    free: Option<Box<dyn FnOnce() + Send>>,
+    /// When the sandbox was first seen to be ending.
+    ending: Option<Instant>,
+}
+
+impl std::fmt::Debug for LastResort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LastResort").field("ending", &self.ending).finish_non_exhaustive()
+    }
+}
+
+impl LastResort {
+    /// To be called from time to time; `ending` is whether nothing but the end is left.
+    fn consider(&mut self, ending: bool) {
+        if !ending {
+            return;
+        }
+        let since = *self.ending.get_or_insert_with(Instant::now);
+        if since.elapsed() >= UNKILLABLE_AFTER
+            && let Some(free) = self.free.take()
+        {
+            free();
+        }
+    }
 }
 
 /// Signals and ends a sandbox, from any thread.
@@ -92,10 +130,16 @@ struct Connection {
     outer: OwnedFd,
     /// The first process, once it exists.
     first: OnceLock<OwnedFd>,
+    /// It was told to end.
+    killed: AtomicBool,
 }
 
 /// Starts a sandbox. The command does not run yet.
-pub fn spawn(plan: &SandboxPlan, descriptors: SandboxDescriptors) -> Result<Sandbox, SpawnError> {
+pub fn spawn(
+    launcher: &Launcher,
+    plan: &SandboxPlan,
+    descriptors: SandboxDescriptors,
+) -> Result<Sandbox, SpawnError> {
     plan.check()?;
     if plan.expose.len() != descriptors.expose.len() {
         let (planned, given) = (plan.expose.len(), descriptors.expose.len());
@@ -109,7 +153,7 @@ pub fn spawn(plan: &SandboxPlan, descriptors: SandboxDescriptors) -> Result<Sand
         .and_then(|text| process::sealed_memfd(c"belljar-sandbox-plan", &text))
         .map_err(SpawnError::Write)?;
     let (near, far) = packet::pair().map_err(SpawnError::Socket)?;
-    let mut outer = execute(plan, memfd, far, descriptors)?;
+    let mut outer = execute(launcher, plan, memfd, far, descriptors)?;
     let pidfd = match process::pidfd_open(Pid::from_raw(outer.id().cast_signed())) {
         Ok(pidfd) => pidfd,
         Err(error) => {
@@ -122,46 +166,44 @@ pub fn spawn(plan: &SandboxPlan, descriptors: SandboxDescriptors) -> Result<Sand
     };
     Ok(Sandbox {
         outer,
-        remote: Remote(Arc::new(Connection { socket: near, outer: pidfd, first: OnceLock::new() })),
+        remote: Remote(Arc::new(Connection {
+            socket: near,
+            outer: pidfd,
+            first: OnceLock::new(),
+            killed: AtomicBool::new(false),
+        })),
         layers: receipt::layers(plan),
         ready: None,
         started: false,
         exit: None,
         usage: Usage::default(),
         ended: None,
+        last_resort: LastResort { free: None, ending: None },
     })
 }
 
 /// Executes this program anew, with exactly these descriptors and no environment.
 fn execute(
+    launcher: &Launcher,
     plan: &SandboxPlan,
     memfd: OwnedFd,
     socket: OwnedFd,
     descriptors: SandboxDescriptors,
 ) -> Result<Child, SpawnError> {
-    let failed =
-        |source| SpawnError::Start { program: plan.executable.display().to_string(), source };
     let SandboxDescriptors { workspace, control, api_directory, expose, stdio } = descriptors;
-    let [input, output, error] = stdio;
-    let passed = [memfd, socket, workspace, control].into_iter().chain(api_directory).chain(expose);
-    let mappings = (PLAN_DESCRIPTOR..)
-        .zip(passed)
-        .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
-        .collect();
-    let mut command = Command::new(&plan.executable);
-    command
-        .arg(SUBCOMMAND)
-        .arg("--plan-fd")
-        .arg(PLAN_DESCRIPTOR.to_string())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(input))
-        .stdout(Stdio::from(output))
-        .stderr(Stdio::from(error))
-        .fd_mappings(mappings)
-        .map_err(|error| failed(io::Error::other(error)))?;
-    // Dropping the command closes this side's copies of everything that was passed.
-    command.spawn().map_err(failed)
+    let own = [memfd, socket, workspace, control].into_iter().chain(api_directory);
+    let program = Program {
+        path: plan.executable.clone(),
+        arguments: [SUBCOMMAND, "--plan-fd"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([PLAN_DESCRIPTOR.to_string()])
+            .collect(),
+        first_descriptor: PLAN_DESCRIPTOR,
+    };
+    launcher.launch(program, stdio.into_iter().chain(own).chain(expose).collect()).map_err(
+        |source| SpawnError::Start { program: plan.executable.display().to_string(), source },
+    )
 }
 
 impl Sandbox {
@@ -207,6 +249,12 @@ impl Sandbox {
         self.layers.clone()
     }
 
+    /// What to do when processes of a sandbox that is ending are not gone after ten seconds: they wait for a file system that
+    /// does not answer, and `free` must cut them off from it.
+    pub fn set_last_resort(&mut self, free: impl FnOnce() + Send + 'static) {
+        self.last_resort.free = Some(Box::new(free));
+    }
+
     /// For other threads.
     pub fn remote(&self) -> Remote {
         self.remote.clone()
@@ -229,14 +277,28 @@ impl Sandbox {
             return ended;
         }
         // Ends when both the outer and the first process have closed their ends, which is at their own ends.
-        while let Ok(Some((report, descriptor))) = protocol::receive(&self.remote.0.socket) {
+        loop {
+            match readable(&self.remote.0.socket, Instant::now() + LOOK_PAUSE) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let ending = self.exit.is_some() || self.remote.is_killed();
+                    self.last_resort.consider(ending);
+                    continue;
+                }
+                Err(_) => break,
+            }
+            let Ok(Some((report, descriptor))) = protocol::receive(&self.remote.0.socket) else {
+                break;
+            };
             // A failure that nobody asked for: how it ended says that nothing ran.
             let _ = self.note(report, descriptor);
         }
-        // Without these two lines an outer process that somebody killed would leave the first one a moment longer.
+        // Without these lines an outer process that somebody killed would leave the first one a moment longer.
         self.remote.kill();
         if let Some(first) = self.remote.0.first.get() {
-            wait_for_end(first);
+            while let Ok(false) = readable(first, Instant::now() + LOOK_PAUSE) {
+                self.last_resort.consider(true);
+            }
         }
         // Fails only if somebody else reaped it, and then it is gone.
         let _ = self.outer.wait();
@@ -305,8 +367,13 @@ impl Remote {
         protocol::send(&self.0.socket, &Order::Signal(signal), None)
     }
 
+    fn is_killed(&self) -> bool {
+        self.0.killed.load(Ordering::Relaxed)
+    }
+
     /// Ends the sandbox and everything in it, at once.
     pub fn kill(&self) {
+        self.0.killed.store(true, Ordering::Relaxed);
         // SIGKILL to the first process of a pid namespace ends all of it. Before that process is known, the outer one is the
         // only other; a first process that has just been forked finds its socket shut.
         let process = self.0.first.get().unwrap_or(&self.0.outer);
@@ -316,23 +383,16 @@ impl Remote {
     }
 }
 
-/// Waits until the descriptor can be read; false at the deadline.
-fn readable(socket: &OwnedFd, deadline: Instant) -> io::Result<bool> {
+/// Waits until the descriptor can be read, which for a process's means that it has ended; false at the deadline.
+fn readable(descriptor: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(&mut [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// Waits until a process has ended, and with the first process of a namespace every other one in it.
-fn wait_for_end(process: &OwnedFd) {
-    while let Err(nix::errno::Errno::EINTR) =
-        poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)
-    {}
 }

@@ -204,12 +204,21 @@ pub fn redirect(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// Where fusectl is mounted on most hosts (Documentation/filesystems/fuse/fuse.rst, "Control filesystem").
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
 /// Aborts the connection of the FUSE mount whose `st_dev` has this minor number: waiting callers get ENOTCONN or
-/// ECONNABORTED and the server ENODEV. Needs the privilege to mount fusectl.
+/// ECONNABORTED and the server ENODEV. Needs the privilege to mount fusectl, or that the host has mounted it: there the
+/// file to write to belongs to the user who made the mount.
 pub fn abort(minor: u64) -> io::Result<()> {
-    let context = mount::fsopen(c"fusectl")?;
-    mount::fsconfig_create(context.as_fd())?;
-    let control = mount::fsmount(context.as_fd(), mount::MountAttr::NONE)?;
+    let control = match own_fusectl() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => nix::fcntl::open(
+            CONNECTIONS,
+            nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )?,
+        control => control?,
+    };
     let file = nix::fcntl::openat(
         &control,
         format!("{minor}/abort").as_str(),
@@ -217,4 +226,10 @@ pub fn abort(minor: u64) -> io::Result<()> {
         nix::sys::stat::Mode::empty(),
     )?;
     File::from(file).write_all(b"1")
+}
+
+fn own_fusectl() -> io::Result<OwnedFd> {
+    let context = mount::fsopen(c"fusectl")?;
+    mount::fsconfig_create(context.as_fd())?;
+    mount::fsmount(context.as_fd(), mount::MountAttr::NONE)
 }

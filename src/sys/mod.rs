@@ -3,6 +3,7 @@
 //! One file per call or family, with the call's own name. Descriptors come in and go out as owned or borrowed values.
 
 pub mod credentials;
+pub mod descriptor_table;
 pub mod directory;
 pub mod file;
 pub mod fuse_dev;
@@ -14,5 +15,6 @@ pub mod namespace;
 pub mod openat2;
 pub mod packet;
 pub mod process;
+pub mod release;
 pub mod scm_rights;
 pub mod unix_socket;

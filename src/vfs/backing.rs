@@ -55,10 +55,15 @@ impl BackingRoot {
         if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFDIR.bits() {
             return Err(Error::NotDirectory);
         }
-        let handles = match handle::name_to_handle_at(directory.as_fd()) {
-            Ok(Some(own)) => handle::open_by_handle_at(directory.as_fd(), &own).is_ok(),
-            Ok(None) | Err(_) => false,
-        };
+        // FUSE has handles, but only for inodes that the kernel remembers, unless its server says otherwise, which
+        // nobody can ask (fs/fuse/inode.c, fuse_get_dentry).
+        let fuse = nix::sys::statfs::fstatfs(&directory)
+            .is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::FUSE_SUPER_MAGIC);
+        let handles = !fuse
+            && match handle::name_to_handle_at(directory.as_fd()) {
+                Ok(Some(own)) => handle::open_by_handle_at(directory.as_fd(), &own).is_ok(),
+                Ok(None) | Err(_) => false,
+            };
         Ok(Self { identity: Identity::of(&stat), descriptor: Arc::new(directory), stat, handles })
     }
 

@@ -8,6 +8,7 @@
 
 use super::inode::Inode;
 use crate::policy::mount_table::WriteGrant;
+use crate::sys::release;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,16 @@ pub struct FileHandle {
 pub struct HandleTable {
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     next: AtomicU64,
+}
+
+impl Drop for HandleTable {
+    /// Handles are left when the connection ended before they were released.
+    fn drop(&mut self) {
+        let left = std::mem::take(self.handles.get_mut().expect("no panic under this lock"));
+        if !left.is_empty() {
+            release::elsewhere(left);
+        }
+    }
 }
 
 impl HandleTable {

@@ -6,7 +6,8 @@
 use super::attribution::RunIndex;
 use super::clone::clone_opened;
 use super::contents::Contents;
-use super::{Actor, Definition, Error, MountDefinition};
+use super::wanted::Wanted;
+use super::{Actor, Error, MountDefinition};
 use crate::artifact::{Artifacts, AttachedMount, AttachedWorkspace};
 use crate::fuse::adapter::WorkspaceFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
@@ -21,11 +22,12 @@ use crate::vfs::{Parts, Vfs};
 use crate::wire;
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::Mode;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Threads that serve one workspace's files. More than the processors can run gain nothing; fewer than two would let
@@ -57,6 +59,8 @@ pub struct Workspace {
     passthrough: bool,
     vfs: Arc<Vfs>,
     session: Mutex<Option<Session>>,
+    /// Its connection was ended because a host file system did not answer.
+    cut_off: AtomicBool,
 }
 
 impl std::fmt::Debug for Workspace {
@@ -124,24 +128,6 @@ fn make_mount_directory(runtime: &Path, owner: &Actor, id: &WorkspaceId) -> Resu
     }
 }
 
-fn stat_directory(mount: &MountDefinition) -> Result<FileStat, Error> {
-    let stat = nix::sys::stat::fstat(&mount.directory).map_err(|errno| Error::Io {
-        doing: format!("look at {} for mount {}", mount.host_path.display(), mount.name),
-        source: errno.into(),
-    })?;
-    if stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits() != nix::sys::stat::SFlag::S_IFDIR.bits()
-    {
-        return Err(Error::Invalid {
-            message: format!(
-                "mount {}: {} is not a directory; name the directory that holds it",
-                mount.name,
-                mount.host_path.display()
-            ),
-        });
-    }
-    Ok(stat)
-}
-
 impl Workspace {
     /// Makes a workspace and mounts it below `runtime`.
     pub fn make(
@@ -149,34 +135,36 @@ impl Workspace {
         artifacts: &Artifacts,
         owner: Actor,
         id: WorkspaceId,
-        definition: &Definition,
+        wanted: &Wanted,
     ) -> Result<Self, Error> {
-        let points = definition.mounts.iter().map(|mount| MountPoint {
+        let points = wanted.iter().map(|(mount, looked)| MountPoint {
             name: mount.name.clone(),
             access: mount.access,
-            host_path: mount.host_path.clone(),
+            host_path: looked.host_path.clone(),
             artifacts: mount.artifacts && mount.access == Access::ReadWrite,
             cache: mount.cache,
             suid: mount.suid,
         });
         let table = MountTable::new(points.collect())
             .map_err(|error| Error::Invalid { message: error.to_string() })?;
-        let stats: Vec<FileStat> =
-            definition.mounts.iter().map(stat_directory).collect::<Result<_, _>>()?;
-        let clones: Vec<OwnedFd> =
-            definition.mounts.iter().map(clone_directory).collect::<Result<_, _>>()?;
-        let stack_depth = stack_depth(&clones);
+        let (clones, stack_depth) = wanted.ask(|mounts| {
+            let clones: Vec<OwnedFd> =
+                mounts.iter().map(clone_directory).collect::<Result<_, _>>()?;
+            let stack_depth = stack_depth(&clones);
+            Ok((clones, stack_depth))
+        })?;
 
         let contents = Arc::new(Contents::default());
         contents.set_manifest(manifest(&id, &table));
         let runs = Arc::new(RunIndex::default());
-        let attached = table.iter().zip(&stats).map(|((_, mount), stat)| AttachedMount {
-            name: mount.name.clone(),
-            host_path: mount.host_path.clone(),
-            host_dev: stat.st_dev,
-            host_ino: stat.st_ino,
-            artifacts: mount.artifacts,
-        });
+        let attached =
+            table.iter().zip(wanted.iter()).map(|((_, mount), (_, looked))| AttachedMount {
+                name: mount.name.clone(),
+                host_path: mount.host_path.clone(),
+                host_dev: looked.stat.st_dev,
+                host_ino: looked.stat.st_ino,
+                artifacts: mount.artifacts,
+            });
         let attachment = artifacts.attach(AttachedWorkspace {
             id: id.clone(),
             owner_uid: owner.uid,
@@ -236,11 +224,15 @@ impl Workspace {
             contents,
             runs,
             created_at: Timestamp::now(),
-            directories: stats.iter().map(|stat| (stat.st_dev, stat.st_ino)).collect(),
-            owners: stats.iter().map(|stat| (stat.st_uid, stat.st_gid)).collect(),
+            directories: wanted.iter().map(|(_, looked)| looked.identity()).collect(),
+            owners: wanted
+                .iter()
+                .map(|(_, looked)| (looked.stat.st_uid, looked.stat.st_gid))
+                .collect(),
             passthrough,
             vfs,
             session: Mutex::new(Some(session)),
+            cut_off: AtomicBool::new(false),
         })
     }
 
@@ -249,17 +241,15 @@ impl Workspace {
     }
 
     /// Whether a definition describes this workspace: the same directories under the same names with the same access.
-    pub fn matches(&self, definition: &Definition) -> bool {
-        let mounts = definition.mounts.iter();
-        self.mounts().iter().len() == definition.mounts.len()
-            && self.mounts().iter().zip(mounts).zip(&self.directories).all(
-                |(((_, ours), theirs), identity)| {
+    pub fn matches(&self, wanted: &Wanted) -> bool {
+        self.mounts().iter().len() == wanted.iter().len()
+            && self.mounts().iter().zip(wanted.iter()).zip(&self.directories).all(
+                |(((_, ours), (theirs, looked)), identity)| {
                     ours.name == theirs.name
                         && ours.access == theirs.access
                         && (theirs.access == Access::ReadOnly || ours.artifacts == theirs.artifacts)
                         && (ours.cache, ours.suid) == (theirs.cache, theirs.suid)
-                        && stat_directory(theirs)
-                            .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == *identity)
+                        && looked.identity() == *identity
                 },
             )
     }
@@ -274,6 +264,23 @@ impl Workspace {
             doing: format!("clone the mount of workspace {}", self.id),
             source,
         })
+    }
+
+    /// Ends the connection, so that processes which wait for a host file system that does not answer can be killed. The
+    /// workspace is of no use afterwards; what was written in it is registered when it ends.
+    pub fn cut_off(&self) {
+        let session = self.session.lock().expect("no panic under this lock");
+        let Some(session) = session.as_ref() else { return };
+        if let Err(error) = session.abort() {
+            tracing::error!(%error, workspace = %self.id, "processes wait for a host directory that does not answer, and the workspace cannot be cut off from it: end the file system behind the directory");
+            return;
+        }
+        self.cut_off.store(true, Ordering::Relaxed);
+        tracing::warn!(workspace = %self.id, "a workspace was cut off from its host directories, because one does not answer and a run had to end");
+    }
+
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
     }
 
     /// Unmounts. What was closed before is registered or stays in the journal; the caller has drained it.

@@ -10,9 +10,11 @@ pub mod attribution;
 mod clone;
 pub mod contents;
 pub mod lifecycle;
+mod patience;
 pub mod recovery;
 pub mod registry;
 pub mod run;
+mod wanted;
 
 use crate::artifact;
 use crate::model::access::Access;

@@ -6,9 +6,11 @@
 use super::contents::{Contents, ENTRIES_MAX, Secret, VARIABLE_VALUE_BYTES_MAX};
 use super::lifecycle::{self, Workspace};
 use super::run::{self, Run};
+use super::wanted::Wanted;
 use super::{Actor, Definition, Error, RunDefinition, RunDoor, Settings, recovery};
 use crate::artifact::{self, Artifacts, DrainScope};
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
+use crate::sandbox::launcher::Launcher;
 use crate::secret::SecretValue;
 use crate::wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +46,7 @@ pub struct Inner {
     pub(super) settings: Settings,
     pub(super) artifacts: Artifacts,
     pub(super) door: Arc<dyn RunDoor>,
+    pub(super) launcher: Launcher,
     state: Mutex<State>,
     /// A claim was given up.
     unclaimed: Condvar,
@@ -77,6 +80,7 @@ impl Workspaces {
         settings: Settings,
         artifacts: Artifacts,
         door: Arc<dyn RunDoor>,
+        launcher: Launcher,
     ) -> Result<Self, Error> {
         for name in ["runs", "scratch"] {
             // Nobody else uses this runtime directory: what is here was left by an instance that did not end in order.
@@ -88,6 +92,7 @@ impl Workspaces {
             settings,
             artifacts,
             door,
+            launcher,
             state: Mutex::default(),
             unclaimed: Condvar::new(),
         })))
@@ -171,16 +176,26 @@ impl Workspaces {
     pub(super) fn obtain(
         &self,
         actor: &Actor,
-        definition: Definition,
+        mut definition: Definition,
     ) -> Result<(Arc<Workspace>, bool, Claim), Error> {
         check_contents(&definition)?;
+        // Before the claim: a directory that does not answer holds up nobody else.
+        let wanted = Wanted::look(std::mem::take(&mut definition.mounts))?;
         let id = definition.id.clone().unwrap_or_else(WorkspaceId::generate);
         let key = (actor.uid, id.clone());
         let claim = self.claim(key.clone());
         let existing = self.state().workspaces.get(&key).cloned();
         if let Some(existing) = existing {
+            let usable = !existing.is_cut_off();
+            if !usable && wanted.is_empty() {
+                return Err(Error::Conflict {
+                    message: format!(
+                        "workspace {id} was cut off from its files, because a host directory did not answer when a run had to end; when it answers, make the workspace again with its mount points, or remove it with `belljar workspace rm {id}`"
+                    ),
+                });
+            }
             // Naming no mount point means the workspace as it is.
-            if definition.mounts.is_empty() || existing.matches(&definition) {
+            if usable && (wanted.is_empty() || existing.matches(&wanted)) {
                 fill(&existing.contents, definition)?;
                 return Ok((existing, false, claim));
             }
@@ -215,7 +230,7 @@ impl Workspaces {
             &self.0.artifacts,
             *actor,
             id,
-            &definition,
+            &wanted,
         )?);
         if let Err(error) = fill(&workspace.contents, definition) {
             workspace.end(&self.0.artifacts);

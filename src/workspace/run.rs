@@ -33,6 +33,9 @@ use std::time::{Duration, Instant};
 /// After SIGTERM at the timeout, how long a command may take to end by itself. Chosen, not measured.
 const TERMINATE_GRACE: Duration = Duration::from_secs(2);
 
+/// How long the files of a run are waited for whose workspace was cut off. What does not answer now will hardly answer then.
+const CUT_OFF_DRAIN: Duration = Duration::from_secs(2);
+
 /// Exit code of a timeout and of a failure of Belljar itself, as timeout(1) has them.
 const EXIT_TIMEOUT: u8 = 124;
 const EXIT_FAILED: u8 = 125;
@@ -305,12 +308,17 @@ fn launch(
         stdio,
     };
 
-    let mut sandbox = spawn(&plan, descriptors).map_err(|error| match error {
-        crate::sandbox::spawn::SpawnError::Plan(invalid) => {
-            Error::Invalid { message: format!("start a sandbox: {invalid}") }
-        }
-        other => Error::SetupFailed { message: sentence(&other), exit_code: EXIT_FAILED },
-    })?;
+    let mut sandbox =
+        spawn(&workspaces.0.launcher, &plan, descriptors).map_err(|error| match error {
+            crate::sandbox::spawn::SpawnError::Plan(invalid) => {
+                Error::Invalid { message: format!("start a sandbox: {invalid}") }
+            }
+            other => Error::SetupFailed { message: sentence(&other), exit_code: EXIT_FAILED },
+        })?;
+    sandbox.set_last_resort({
+        let workspace = Arc::clone(&workspace);
+        move || workspace.cut_off()
+    });
     let namespace = sandbox.wait_ready().map_err(|failure| setup_failed(&failure, &plan))?;
     workspace.runs.enter(namespace, run.id);
     workspaces.0.artifacts.begin_run(RunRecord {
@@ -346,8 +354,13 @@ fn conclude(
     drop(sandbox);
     enforcement.extend(definition.unenforced.iter().cloned());
     let artifacts = &workspaces.0.artifacts;
-    let drained =
-        artifacts.drain(DrainScope::Run(run.id), Instant::now() + definition.drain_timeout);
+    let patience = if around.workspace.is_cut_off() {
+        // Nobody will close what is open, and copies wait for the same directory.
+        definition.drain_timeout.min(CUT_OFF_DRAIN)
+    } else {
+        definition.drain_timeout
+    };
+    let drained = artifacts.drain(DrainScope::Run(run.id), Instant::now() + patience);
     let mut incomplete: Vec<String> =
         drained.incomplete.iter().map(|(path, why)| format!("{path}: {why}")).collect();
     let registered = artifacts.of_run(run.id).unwrap_or_else(|error| {

@@ -4,6 +4,7 @@ pub mod cases;
 
 use belljar::model::access::Access;
 use belljar::model::id::{RunId, WorkspaceId};
+use belljar::sandbox::launcher::Launcher;
 use belljar::sandbox::plan::{Identity, SandboxPlan};
 use belljar::sandbox::protocol::SetupFailure;
 use belljar::sandbox::spawn::{Ended, Sandbox, SandboxDescriptors, spawn};
@@ -22,6 +23,7 @@ pub struct Host {
     /// The program with `sandbox-init`.
     pub executable: PathBuf,
     pub uid: u32,
+    launcher: Launcher,
 }
 
 /// What a run left behind.
@@ -36,7 +38,8 @@ impl Host {
     /// Workspace with a read-only `input` and a read-write `output`, for a user.
     pub fn new(executable: &Path, uid: u32) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let host = Self { directory, executable: executable.to_owned(), uid };
+        let launcher = Launcher::start().expect("starts");
+        let host = Self { directory, executable: executable.to_owned(), uid, launcher };
         for name in [
             "workspace/input",
             "workspace/output",
@@ -120,7 +123,7 @@ impl Host {
             expose,
             stdio: [null.into(), stdout.into(), stderr.into()],
         };
-        (spawn(plan, descriptors).expect("spawn"), out, err)
+        (spawn(&self.launcher, plan, descriptors).expect("spawn"), out, err)
     }
 
     /// Runs to the end.

@@ -1,0 +1,93 @@
+//! A thread with a descriptor table of its own (unshare(2), CLONE_FILES).
+//!
+//! Descriptors are numbers in a table, and the threads of a process share one unless told otherwise. In a thread with its own, a
+//! number of the others names something else or nothing: whatever owns a descriptor must stay on the side where it was
+//! made. Between the two sides, descriptors go through a socket (`scm_rights`), as between processes.
+
+use nix::sched::{CloneFlags, unshare};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::sync_channel;
+
+/// Starts a thread in whose table there are standard input, output and error, and `kept`, and nothing else. `body` gets
+/// that copy of `kept`; what it captures must own no descriptor.
+///
+/// Returns when the tables are apart and this side's `kept` is closed. ENOMEM or EMFILE as of unshare(2).
+pub fn spawn_alone(
+    name: &str,
+    kept: OwnedFd,
+    body: impl FnOnce(OwnedFd) + Send + 'static,
+) -> io::Result<()> {
+    let number = kept.as_raw_fd();
+    let (apart, is_apart) = sync_channel(1);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || match separate(number) {
+        Ok(own) => {
+            let _ = apart.send(Ok(()));
+            body(own);
+        }
+        Err(error) => drop(apart.send(Err(error))),
+    })?;
+    // Until then the number must stay in the shared table.
+    let result = is_apart.recv();
+    drop(kept);
+    result.unwrap_or_else(|_| Err(io::Error::other("the thread ended before it began")))
+}
+
+fn separate(kept: RawFd) -> io::Result<OwnedFd> {
+    unshare(CloneFlags::CLONE_FILES)?;
+    // SAFETY: the table is this thread's own since the line before, so that its copy of the number, which the caller of
+    // `spawn_alone` keeps valid until now, is owned by nobody here.
+    let own = unsafe { OwnedFd::from_raw_fd(kept) };
+    close_between(libc::STDERR_FILENO + 1, kept - 1)?;
+    close_between(kept + 1, RawFd::MAX)?;
+    Ok(own)
+}
+
+/// close_range(2), both ends included.
+fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: the call takes numbers only. Nothing on this thread owns a descriptor in the range: its table is a copy whose
+    // owners all live on the other side, and the one that is owned here is left out by the caller.
+    let result = unsafe { libc::close_range(first as libc::c_uint, last as libc::c_uint, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::sync::mpsc::channel;
+
+    fn open_numbers() -> Vec<String> {
+        // Of the thread that asks; the directory itself is among them.
+        let own = std::fs::read_dir("/proc/thread-self/fd").expect("proc");
+        own.map(|entry| entry.expect("entry").file_name().into_string().expect("number")).collect()
+    }
+
+    #[test]
+    fn a_thread_alone_has_only_what_it_was_given() {
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let (tell, told) = channel();
+        spawn_alone("alone", writer.into(), move |own| {
+            let number = own.as_raw_fd();
+            tell.send((number, open_numbers())).expect("told");
+            std::fs::File::from(own).write_all(b"through").expect("write");
+        })
+        .expect("starts");
+        let (number, numbers) = told.recv().expect("told");
+        let extra: Vec<_> = numbers
+            .iter()
+            .filter(|n| !["0", "1", "2", number.to_string().as_str()].contains(&n.as_str()))
+            .collect();
+        assert_eq!(extra.len(), 1, "{numbers:?}");
+        let mut text = String::new();
+        // Ends, as this side has no writer any more.
+        reader.read_to_string(&mut text).expect("read");
+        assert_eq!(text, "through");
+    }
+}
