@@ -95,7 +95,7 @@ pub fn within_scope(
     reference: String,
 ) -> Result<(), ApiError> {
     match &caller.scope {
-        Some(scope) if scope.workspace != artifact.workspace_id => {
+        Some(scope) if Some(&scope.workspace) != artifact.workspace_id.as_ref() => {
             Err(artifact::Error::NotFound { reference }.into())
         }
         Some(_) | None => Ok(()),

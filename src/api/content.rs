@@ -62,9 +62,12 @@ pub async fn read(
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, length.to_string()),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
-        (header::ETAG, format!("\"{}\"", artifact.digest)),
     ];
     let mut response = (status, headers, body).into_response();
+    if let Some(digest) = artifact.digest {
+        let tag = format!("\"{digest}\"").parse().expect("hexadecimal digits are a header value");
+        response.headers_mut().insert(header::ETAG, tag);
+    }
     if status == StatusCode::PARTIAL_CONTENT {
         let range = format!("bytes {start}-{}/{size}", start + length - 1);
         let range = range.parse().expect("digits and ASCII signs are a header value");

@@ -10,7 +10,7 @@ use super::locate::{Found, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::service::Service;
 use super::watch::Pulse;
-use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
+use crate::storage::{BlobBatch, CatalogError, Metadata, NewVersion, is_transient};
 use jiff::Timestamp;
 use std::fs::File;
 use std::io;
@@ -171,11 +171,15 @@ fn prepare(
                 run: job.run_id,
                 graph_id: job.run.as_ref().and_then(|run| run.graph_id.clone()),
                 node_id: job.run.as_ref().and_then(|run| run.node_id.clone()),
+                writer: None,
                 artifact_type: detect(name, &content.head),
+                suspected: None,
+                mime: None,
                 size: content.size,
                 digest: content.digest,
                 content_kept: content.kept,
                 closes: job.closes.max(1),
+                metadata: Metadata::new(),
                 captured_at: Timestamp::now(),
                 path: place.path,
             }))

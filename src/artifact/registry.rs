@@ -4,7 +4,8 @@ use super::error::Error;
 use crate::model::artifact::ArtifactState;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::path::escape;
-use crate::storage::{BlobStore, Catalog, Filter, Selected, VersionRow, Which};
+use crate::storage::{BlobStore, Catalog, Filter, Process, Selected, VersionRow, Which};
+use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
 use std::fs::File;
 
@@ -69,14 +70,13 @@ pub(super) fn content(
         ArtifactState::Deleted => return Err(Error::Deleted { reference: reference.to_owned() }),
         ArtifactState::Creating => return Err(Error::NotFound { reference: reference.to_owned() }),
     }
-    if !artifact.content_kept {
-        return Err(Error::ContentNotKept {
+    match artifact.digest.filter(|_| artifact.content_kept) {
+        Some(digest) => Ok((artifact, blobs.open(&digest)?)),
+        None => Err(Error::ContentNotKept {
             reference: reference.to_owned(),
             host_path: artifact.host_path,
-        });
+        }),
     }
-    let file = blobs.open(&artifact.digest)?;
-    Ok((artifact, file))
 }
 
 pub(super) fn delete(
@@ -132,26 +132,49 @@ pub(super) fn list(
 
 /// The row as the API shows it.
 fn shown(row: VersionRow) -> Artifact {
+    let path = match &row.place {
+        Some((mount, path)) => format!("/workspace/{mount}/{}", escape(path.as_bytes())),
+        None => escape(&row.host_path),
+    };
     Artifact {
         id: row.id,
-        aliases: Vec::new(),
+        aliases: row.aliases,
         version: row.number,
-        labels: Vec::new(),
+        parent_version: row.parent,
+        labels: row.labels,
+        tags: row.tags,
+        origin: row.origin,
         artifact_type: row.artifact_type,
+        suspected_type: row.suspected,
+        mime: row.mime,
         state: row.state,
+        held: row.held,
+        pinned: row.pinned,
+        quarantined: row.quarantined,
         size: row.size,
         digest: row.digest,
-        path: format!("/workspace/{}/{}", row.mount, escape(row.path.as_bytes())),
+        path,
         host_path: escape(&row.host_path),
         metadata: row.metadata,
         graph_id: row.graph_id,
         node_id: row.node_id,
         run_id: row.run,
         workspace_id: row.workspace,
+        writer: row.writer.map(shown_process),
         closes: row.closes,
         content_kept: row.content_kept,
         created_at: row.created_at,
         updated_at: row.updated_at,
+        deleted_at: row.deleted_at,
+    }
+}
+
+fn shown_process(process: Process) -> wire::artifact::Process {
+    let arguments = |command: Vec<u8>| command.split(|byte| *byte == 0).map(escape).collect();
+    wire::artifact::Process {
+        pid: process.pid,
+        uid: process.uid,
+        command: process.command.map(arguments),
     }
 }
 

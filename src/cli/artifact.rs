@@ -6,7 +6,7 @@ use super::query::Filters;
 use super::{Outcome, output};
 use crate::config::units::parse_duration;
 use crate::model::id::WorkspaceId;
-use crate::wire::artifact::{Artifact, ArtifactPage, SyncRequest};
+use crate::wire::artifact::{Artifact, ArtifactPage, Process, SyncRequest};
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use std::fs::{self, File, OpenOptions};
@@ -157,16 +157,20 @@ fn print_one(artifact: &Artifact) {
         ("type", artifact.artifact_type.to_string()),
         ("state", artifact.state.to_string()),
         ("size", format!("{} ({} bytes)", output::size(artifact.size), artifact.size)),
-        ("digest", artifact.digest.to_string()),
+        ("mime", dash(artifact.mime.clone())),
+        ("digest", dash(artifact.digest.map(|digest| digest.to_string()))),
         ("content", if artifact.content_kept { "kept" } else { "digest only" }.to_owned()),
         ("path", artifact.path.clone()),
         ("host path", artifact.host_path.clone()),
-        ("workspace", artifact.workspace_id.to_string()),
+        ("workspace", dash(artifact.workspace_id.as_ref().map(|id| id.to_string()))),
         ("run", dash(artifact.run_id.map(|run| run.to_string()))),
         ("graph", dash(artifact.graph_id.clone())),
         ("node", dash(artifact.node_id.clone())),
+        ("writer", dash(artifact.writer.as_ref().map(written_by))),
         ("aliases", artifact.aliases.join(" ")),
         ("labels", artifact.labels.join(" ")),
+        ("tags", artifact.tags.join(" ")),
+        ("metadata", shown_metadata(artifact)),
         ("created", output::time(artifact.created_at)),
         ("updated", output::time(artifact.updated_at)),
     ]
@@ -174,6 +178,18 @@ fn print_one(artifact: &Artifact) {
     .map(|(key, value)| vec![key.to_owned(), value])
     .collect();
     output::print(output::table(&["", ""], &rows).trim_start_matches('\n'));
+}
+
+fn written_by(writer: &Process) -> String {
+    let command = writer.command.as_ref().map_or("command not known".to_owned(), |c| c.join(" "));
+    format!("{command} (process {}, user {})", writer.pid, writer.uid)
+}
+
+fn shown_metadata(artifact: &Artifact) -> String {
+    if artifact.metadata.is_empty() {
+        return String::new();
+    }
+    serde_json::Value::Object(artifact.metadata.clone()).to_string()
 }
 
 fn cat(connection: &Connection, reference: &str) -> Outcome {

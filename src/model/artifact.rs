@@ -95,3 +95,40 @@ impl fmt::Display for ArtifactState {
         f.write_str(self.as_str())
     }
 }
+
+/// How a version came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The file system saw it being written.
+    Observed,
+    /// Somebody said so over the API.
+    Declared,
+}
+
+/// A text that names no origin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown origin {given:?}: it is observed or declared")]
+pub struct UnknownOrigin {
+    given: String,
+}
+
+impl Origin {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Observed => "observed",
+            Origin::Declared => "declared",
+        }
+    }
+}
+
+impl std::str::FromStr for Origin {
+    type Err = UnknownOrigin;
+
+    fn from_str(text: &str) -> Result<Self, UnknownOrigin> {
+        [Self::Observed, Self::Declared]
+            .into_iter()
+            .find(|origin| text == origin.as_str())
+            .ok_or_else(|| UnknownOrigin { given: text.to_owned() })
+    }
+}

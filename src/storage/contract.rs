@@ -16,11 +16,15 @@ fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
         run,
         graph_id: Some("graph".into()),
         node_id: None,
+        writer: Some(Process { pid: 7, uid: 1000, command: Some(b"cp\0a\0b".to_vec()) }),
         artifact_type: ArtifactType::new("data"),
+        suspected: None,
+        mime: Some("text/csv".into()),
         size: content.len() as u64,
         digest: Digest::from_bytes(*blake3::hash(content.as_bytes()).as_bytes()),
         content_kept: true,
         closes: 1,
+        metadata: serde_json::json!({ "rows": 2 }).as_object().expect("an object").clone(),
         captured_at: Timestamp::now(),
     }
 }
@@ -68,6 +72,33 @@ fn versions_count_up_and_the_same_bytes_make_none() {
 }
 
 #[test]
+fn a_row_comes_back_as_it_was_registered() {
+    over_each_catalog(|catalog| {
+        let first = new_version("d/a", "one", Some(RunId::generate()));
+        let second = NewVersion {
+            writer: None,
+            suspected: Some(ArtifactType::new("image")),
+            mime: None,
+            ..new_version("d/a", "two", None)
+        };
+        catalog.register(&[first.clone(), second.clone()]).expect("register");
+        let filter = Filter { all_versions: true, ..every() };
+        let rows = catalog.list(None, &filter).expect("list").rows;
+        for (row, new) in rows.iter().rev().zip([first, second]) {
+            assert_eq!(row.place, Some((new.mount, new.path)));
+            assert_eq!(row.workspace, Some(new.workspace));
+            assert_eq!((row.run, row.writer.clone()), (new.run, new.writer));
+            assert_eq!((row.mime.clone(), row.suspected.clone()), (new.mime, new.suspected));
+            assert_eq!((row.size, row.digest), (new.size, Some(new.digest)));
+            assert_eq!(row.metadata, new.metadata);
+            assert_eq!((row.origin, row.held, row.pinned), (Origin::Observed, false, false));
+            assert!(row.aliases.is_empty() && row.labels.is_empty() && row.tags.is_empty());
+        }
+        assert_eq!((rows[1].parent, rows[0].parent), (None, Some(1)));
+    });
+}
+
+#[test]
 fn an_owner_sees_only_what_is_theirs() {
     over_each_catalog(|catalog| {
         catalog.register(&[new_version("a", "x", None)]).expect("register");
@@ -93,7 +124,7 @@ fn pages_join_without_gap_or_repetition() {
         let mut seen = Vec::new();
         loop {
             let page = catalog.list(None, &filter).expect("list");
-            seen.extend(page.rows.into_iter().map(|row| row.path));
+            seen.extend(page.rows.into_iter().filter_map(|row| row.place).map(|(_, path)| path));
             match page.next {
                 Some(next) => filter.after = Some(next),
                 None => break,

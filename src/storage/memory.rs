@@ -6,7 +6,7 @@ use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Filter, NewVersion,
     Registered, Selected, VersionPage, VersionRow, Which,
 };
-use crate::model::artifact::ArtifactState;
+use crate::model::artifact::{ArtifactState, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId};
 use jiff::Timestamp;
@@ -128,7 +128,7 @@ impl Tables {
         if let Some(latest) = latest {
             let row = &self.rows[latest];
             if row.state == ArtifactState::Ready
-                && row.digest == new.digest
+                && row.digest == Some(new.digest)
                 && (row.content_kept || !new.content_kept)
             {
                 let number = row.number;
@@ -142,24 +142,36 @@ impl Tables {
         self.produced.extend(new.run.map(|run| (run, self.rows.len())));
         self.rows.push(VersionRow {
             id: known.unwrap_or_else(ArtifactId::generate),
+            aliases: Vec::new(),
             number,
+            parent: latest.map(|latest| self.rows[latest].number),
+            labels: Vec::new(),
+            tags: Vec::new(),
             owner_uid: new.owner_uid,
             host_path: new.host_path.clone(),
-            workspace: new.workspace.clone(),
-            mount: new.mount.clone(),
-            path: new.path.clone(),
+            origin: Origin::Observed,
+            workspace: Some(new.workspace.clone()),
+            place: Some((new.mount.clone(), new.path.clone())),
             run: new.run,
             graph_id: new.graph_id.clone(),
             node_id: new.node_id.clone(),
+            writer: new.writer.clone(),
             artifact_type: new.artifact_type.clone(),
+            suspected: new.suspected.clone(),
+            mime: new.mime.clone(),
             state: ArtifactState::Ready,
+            held: false,
+            pinned: false,
+            quarantined: false,
             size: new.size,
-            digest: new.digest,
+            digest: Some(new.digest),
             content_kept: new.content_kept,
             closes: new.closes,
-            metadata: serde_json::Map::new(),
+            metadata: new.metadata.clone(),
             created_at: new.captured_at,
             updated_at: new.captured_at,
+            deleted_at: None,
+            swept_at: None,
         });
         Registered::Version(number)
     }
@@ -174,7 +186,7 @@ impl Tables {
             && (filter.all_versions || self.latest(row.id) == Some(position))
             && same(&filter.artifact_type, Some(&row.artifact_type.as_str().to_owned()))
             && same(&filter.graph, row.graph_id.as_ref())
-            && same(&filter.workspace, Some(&row.workspace))
+            && same(&filter.workspace, row.workspace.as_ref())
             && filter.run.is_none_or(|run| self.produced.contains(&(run, position)))
             && filter.since.is_none_or(|since| row.created_at >= since)
             && filter.before.is_none_or(|before| row.created_at < before)
@@ -234,6 +246,7 @@ impl Catalog for MemoryCatalog {
             if meant && row.state.may_become(next) {
                 row.state = next;
                 row.updated_at = Timestamp::now();
+                row.deleted_at = (next == ArtifactState::Deleted).then_some(row.updated_at);
                 moved = Some(position);
             }
         }

@@ -14,7 +14,7 @@ pub mod memory;
 #[cfg(test)]
 mod contract;
 
-use crate::model::artifact::{ArtifactState, ArtifactType};
+use crate::model::artifact::{ArtifactState, ArtifactType, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, MountName, RunId, WorkspaceId};
 use crate::model::path::VirtualPath;
@@ -82,6 +82,16 @@ pub trait Catalog: Send + Sync {
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
 }
 
+/// Who opened a file last for writing, as the kernel and /proc said it at that moment. Never a guess.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// In the daemon's pid namespace.
+    pub pid: u32,
+    pub uid: u32,
+    /// The arguments, separated by NUL and cut to a bound; nothing where they could not be read.
+    pub command: Option<Vec<u8>>,
+}
+
 /// A stable copy that is about to become a version.
 #[derive(Debug, Clone)]
 pub struct NewVersion {
@@ -93,13 +103,22 @@ pub struct NewVersion {
     pub run: Option<RunId>,
     pub graph_id: Option<String>,
     pub node_id: Option<String>,
+    /// `None` where no process can be named.
+    pub writer: Option<Process>,
     pub artifact_type: ArtifactType,
+    /// The type that the bytes speak for, where the name says otherwise.
+    pub suspected: Option<ArtifactType>,
+    pub mime: Option<String>,
     pub size: u64,
     pub digest: Digest,
     pub content_kept: bool,
     pub closes: u64,
+    pub metadata: Metadata,
     pub captured_at: Timestamp,
 }
+
+/// What is known of a content: a JSON object.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
 /// What [`Catalog::register`] did with one element of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,24 +132,38 @@ pub enum Registered {
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionRow {
     pub id: ArtifactId,
+    pub aliases: Vec<String>,
     pub number: u64,
+    pub parent: Option<u64>,
+    pub labels: Vec<String>,
+    pub tags: Vec<String>,
     pub owner_uid: u32,
     pub host_path: Vec<u8>,
-    pub workspace: WorkspaceId,
-    pub mount: MountName,
-    pub path: VirtualPath,
+    pub origin: Origin,
+    pub workspace: Option<WorkspaceId>,
+    /// Where in the workspace; nothing for a file that was registered from outside of every mount point.
+    pub place: Option<(MountName, VirtualPath)>,
     pub run: Option<RunId>,
     pub graph_id: Option<String>,
     pub node_id: Option<String>,
+    pub writer: Option<Process>,
     pub artifact_type: ArtifactType,
+    pub suspected: Option<ArtifactType>,
+    pub mime: Option<String>,
     pub state: ArtifactState,
+    pub held: bool,
+    pub pinned: bool,
+    pub quarantined: bool,
     pub size: u64,
-    pub digest: Digest,
+    /// `None` as long as there is no content.
+    pub digest: Option<Digest>,
     pub content_kept: bool,
     pub closes: u64,
-    pub metadata: serde_json::Map<String, serde_json::Value>,
+    pub metadata: Metadata,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    pub deleted_at: Option<Timestamp>,
+    pub swept_at: Option<Timestamp>,
 }
 
 /// Which version is meant. The latest is the highest number that is not DELETED, or the highest when all are.

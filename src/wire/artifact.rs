@@ -1,6 +1,6 @@
 //! Artifacts and the questions that can be asked about them.
 
-use crate::model::artifact::{ArtifactState, ArtifactType};
+use crate::model::artifact::{ArtifactState, ArtifactType, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId, WorkspaceId};
 use jiff::Timestamp;
@@ -10,15 +10,33 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Artifact {
     pub id: ArtifactId,
+    /// Names that users gave it.
     pub aliases: Vec<String>,
     pub version: u64,
+    /// The version that was there before this one was written.
+    pub parent_version: Option<u64>,
+    /// Names that point to this version.
     pub labels: Vec<String>,
+    pub tags: Vec<String>,
+    /// Whether the file system saw it or somebody said so.
+    pub origin: Origin,
     #[serde(rename = "type")]
     pub artifact_type: ArtifactType,
+    /// What the bytes speak for, where the name says otherwise.
+    pub suspected_type: Option<ArtifactType>,
+    pub mime: Option<String>,
     pub state: ArtifactState,
+    /// Registered as CREATING until somebody says that it is READY.
+    pub held: bool,
+    /// Kept by every clean-up.
+    pub pinned: bool,
+    /// A secret was found in it: its owner alone may read it, and it goes to no other store.
+    pub quarantined: bool,
     pub size: u64,
-    pub digest: Digest,
-    /// As seen inside the workspace, such as `/workspace/output/x.csv`; escaped where it is not UTF-8.
+    /// `None` as long as there is no content.
+    pub digest: Option<Digest>,
+    /// As seen inside the workspace, such as `/workspace/output/x.csv`, or the host's path where it lies in none;
+    /// escaped where it is not UTF-8.
     pub path: String,
     pub host_path: String,
     pub metadata: serde_json::Map<String, serde_json::Value>,
@@ -26,13 +44,27 @@ pub struct Artifact {
     pub node_id: Option<String>,
     /// `None`: written by a process outside every run (unattributed).
     pub run_id: Option<RunId>,
-    pub workspace_id: WorkspaceId,
+    pub workspace_id: Option<WorkspaceId>,
+    /// Who opened the file last for writing; `None`: not known, never guessed.
+    pub writer: Option<Process>,
     /// How many closes this version stands for: closes overtaken before the copy was taken coalesce.
     pub closes: u64,
     /// False when the content was too large to keep and only its digest is known.
     pub content_kept: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+    /// When it was marked as DELETED; it can be restored for a while.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A process that wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// In the daemon's pid namespace.
+    pub pid: u32,
+    pub uid: u32,
+    /// Its arguments, escaped where they are not UTF-8 and cut to a bound; `None` where they could not be read.
+    pub command: Option<Vec<String>>,
 }
 
 /// Query of `GET /v1/artifacts`.

@@ -186,5 +186,6 @@ pub struct ReceiptArtifact {
     pub artifact_type: ArtifactType,
     pub state: ArtifactState,
     pub size: u64,
-    pub digest: Digest,
+    /// `None`: it has no content yet.
+    pub digest: Option<Digest>,
 }

@@ -9,7 +9,10 @@ use super::CatalogError;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Every step in order. A step that was released is never edited; the next one is appended.
-const STEPS: &[&str] = &[include_str!("schema/sqlite/0001_artifacts.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema/sqlite/0001_artifacts.sql"),
+    include_str!("schema/sqlite/0002_life.sql"),
+];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.
 const APPLICATION_ID: i32 = 0x426c_6a61;
@@ -49,6 +52,31 @@ mod tests {
         let mut connection = Connection::open_in_memory().expect("open");
         migrate(&mut connection).expect("first");
         migrate(&mut connection).expect("second");
+    }
+
+    #[test]
+    fn rows_of_an_older_schema_are_kept() {
+        let mut connection = Connection::open_in_memory().expect("open");
+        connection.pragma_update(None, "foreign_keys", true).expect("set");
+        connection.execute_batch(STEPS[0]).expect("first step");
+        connection.pragma_update(None, "user_version", 1).expect("set");
+        let rows = "INSERT INTO artifact VALUES (4, x'01', 1000, x'2f61', 1, 5);
+            INSERT INTO version VALUES (9, 4, 1, 'data', 'DELETED', 3, x'02', 1, 1, 'w', 'm', x'61', x'03', 'g', NULL, '{}', 5, 6);
+            INSERT INTO produced VALUES (x'03', 9);";
+        connection.execute_batch(rows).expect("rows");
+        migrate(&mut connection).expect("migrate");
+        let read = "SELECT v.owner_uid, v.origin, v.deleted_at, v.path, p.version FROM version v JOIN produced p ON p.version = v.pk";
+        let row = connection
+            .query_row(read, [], |row| {
+                let path: Vec<u8> = row.get(3)?;
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, path, row.get(4)?))
+            })
+            .expect("one row");
+        assert_eq!(row, (1000, "observed".to_owned(), 6, b"a".to_vec(), 9));
+        let next = "INSERT INTO version (artifact, owner_uid, number, origin, type, state, size, content_kept, closes, created_at, updated_at)
+            VALUES (4, 1000, 2, 'observed', 'file', 'READY', 0, 0, 1, 7, 7)";
+        connection.execute(next, []).expect("insert");
+        assert_eq!(connection.last_insert_rowid(), 10, "keys are not used again");
     }
 
     #[test]

@@ -6,18 +6,20 @@
 //!
 //! Locking: `writer` and `reader` are held for the length of one call and never both.
 
+mod register;
+mod row;
+
 use super::{CatalogError, migrate};
-use crate::model::artifact::{ArtifactState, ArtifactType};
-use crate::model::digest::Digest;
+use crate::model::artifact::ArtifactState;
 use crate::model::id::{ArtifactId, RunId};
-use crate::model::path::VirtualPath;
 use crate::storage::{
     Catalog, Filter, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
 use jiff::Timestamp;
+use register::register;
+use row::{COLUMNS, find, select};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use std::os::unix::ffi::OsStrExt;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,10 +30,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening is tried: changing a fresh file to write-ahead logging answers SQLITE_BUSY without waiting when
 /// several processes do it at once.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-const COLUMNS: &str = "v.pk, a.id, v.number, a.owner_uid, a.host_path, v.workspace, v.mount, v.path, v.run, \
-     v.graph_id, v.node_id, v.type, v.state, v.size, v.digest, v.content_kept, v.closes, v.metadata, v.created_at, \
-     v.updated_at";
 
 /// A catalog in one SQLite file.
 #[derive(Debug)]
@@ -123,7 +121,7 @@ impl Catalog for SqliteCatalog {
             text.push_str(" AND v.number = a.latest");
         }
         let wanted = [
-            (" AND a.owner_uid = ?", owner.map(Value::from)),
+            (" AND v.owner_uid = ?", owner.map(Value::from)),
             (" AND v.pk < ?", filter.after.map(Value::from)),
             (" AND v.type = ?", filter.artifact_type.clone().map(Value::from)),
             (" AND v.graph_id = ?", filter.graph.clone().map(Value::from)),
@@ -197,7 +195,8 @@ impl Catalog for SqliteCatalog {
                 if row.state.may_become(next) {
                     transaction
                         .execute(
-                            "UPDATE version SET state = ?, updated_at = ? WHERE pk = ?",
+                            "UPDATE version SET state = ?1, updated_at = ?2, \
+                                 deleted_at = CASE ?1 WHEN 'DELETED' THEN ?2 END WHERE pk = ?3",
                             params![next.as_str(), Timestamp::now().as_microsecond(), pk],
                         )
                         .map_err(sql(DOING))?;
@@ -240,179 +239,4 @@ impl Catalog for SqliteCatalog {
         )?;
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
-}
-
-/// The latest version of a file that is registered already.
-struct Known {
-    artifact: i64,
-    version: i64,
-    number: i64,
-    ready: bool,
-    digest: Digest,
-    content_kept: bool,
-    highest: i64,
-}
-
-fn register(transaction: &Transaction, new: &NewVersion) -> rusqlite::Result<Registered> {
-    let now = new.captured_at.as_microsecond();
-    let known = transaction
-        .prepare_cached(
-            "SELECT a.pk, v.pk, v.number, v.state, v.digest, v.content_kept, \
-                 (SELECT max(number) FROM version WHERE artifact = a.pk) \
-             FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
-             WHERE a.owner_uid = ? AND a.host_path = ?",
-        )?
-        .query_row(params![new.owner_uid, new.host_path], |row| {
-            Ok(Known {
-                artifact: row.get(0)?,
-                version: row.get(1)?,
-                number: row.get(2)?,
-                ready: row.get_ref(3)?.as_str()? == ArtifactState::Ready.as_str(),
-                digest: Digest::from_bytes(row.get(4)?),
-                content_kept: row.get(5)?,
-                highest: row.get(6)?,
-            })
-        })
-        .optional()?;
-    if let Some(known) = &known
-        && known.ready
-        && known.digest == new.digest
-        // A content that was too large before and is kept under today's settings is worth a version.
-        && (known.content_kept || !new.content_kept)
-    {
-        note_producer(transaction, new, known.version)?;
-        return Ok(Registered::Unchanged(known.number.unsigned_abs()));
-    }
-    let (artifact, number) = match known {
-        Some(Known { artifact, highest, .. }) => {
-            let number = highest + 1;
-            transaction
-                .prepare_cached("UPDATE artifact SET latest = ? WHERE pk = ?")?
-                .execute([number, artifact])?;
-            (artifact, number)
-        }
-        None => {
-            transaction
-                .prepare_cached(
-                    "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, 1, ?)",
-                )?
-                .execute(params![
-                    ArtifactId::generate().as_uuid().as_bytes(),
-                    new.owner_uid,
-                    new.host_path,
-                    now
-                ])?;
-            (transaction.last_insert_rowid(), 1)
-        }
-    };
-    transaction
-        .prepare_cached(
-            "INSERT INTO version (artifact, number, type, state, size, digest, content_kept, closes, workspace, mount, \
-                 path, run, graph_id, node_id, created_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)",
-        )?
-        .execute(params![
-            artifact,
-            number,
-            new.artifact_type.as_str(),
-            ArtifactState::Ready.as_str(),
-            integer(new.size),
-            new.digest.as_bytes(),
-            new.content_kept,
-            integer(new.closes),
-            new.workspace.as_str(),
-            new.mount.as_str(),
-            new.path.as_bytes(),
-            new.run.as_ref().map(|run| *run.as_uuid().as_bytes()),
-            new.graph_id,
-            new.node_id,
-            now
-        ])?;
-    note_producer(transaction, new, transaction.last_insert_rowid())?;
-    Ok(Registered::Version(number.unsigned_abs()))
-}
-
-fn note_producer(
-    transaction: &Transaction,
-    new: &NewVersion,
-    version: i64,
-) -> rusqlite::Result<()> {
-    if let Some(run) = &new.run {
-        transaction
-            .prepare_cached("INSERT OR IGNORE INTO produced (run, version) VALUES (?, ?)")?
-            .execute(params![run.as_uuid().as_bytes(), version])?;
-    }
-    Ok(())
-}
-
-fn find(
-    connection: &Connection,
-    owner: Option<u32>,
-    id: ArtifactId,
-    which: Which,
-) -> Result<Option<(i64, VersionRow)>, CatalogError> {
-    let number = match which {
-        Which::Latest => None,
-        Which::Number(number) => Some(integer(number)),
-    };
-    let text = format!(
-        "SELECT {COLUMNS} FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = coalesce(?3, a.latest) \
-         WHERE a.id = ?1 AND (?2 IS NULL OR a.owner_uid = ?2)"
-    );
-    let id = id.as_uuid();
-    let parameters = params![id.as_bytes(), owner, number];
-    Ok(select(connection, "look up an artifact", &text, parameters)?.pop())
-}
-
-fn select(
-    connection: &Connection,
-    doing: &'static str,
-    text: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<(i64, VersionRow)>, CatalogError> {
-    let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
-    let mut rows = statement.query(parameters).map_err(sql(doing))?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next().map_err(sql(doing))? {
-        found.push(read(row, doing)?);
-    }
-    Ok(found)
-}
-
-fn read(row: &Row, doing: &'static str) -> Result<(i64, VersionRow), CatalogError> {
-    fn parse<T, E: std::fmt::Display>(parsed: Result<T, E>) -> Result<T, CatalogError> {
-        parsed.map_err(|error| CatalogError::Damaged { what: error.to_string() })
-    }
-    fn uuid<T: std::str::FromStr<Err = crate::model::id::InvalidId>>(
-        bytes: [u8; 16],
-    ) -> Result<T, CatalogError> {
-        parse(uuid::Uuid::from_bytes(bytes).to_string().parse())
-    }
-    let text = |index| row.get::<_, String>(index).map_err(sql(doing));
-    let number = |index| row.get::<_, i64>(index).map_err(sql(doing));
-    let bytes = |index| row.get::<_, Vec<u8>>(index).map_err(sql(doing));
-    let time = |index| parse(Timestamp::from_microsecond(number(index)?));
-    let run: Option<[u8; 16]> = row.get(8).map_err(sql(doing))?;
-    let version = VersionRow {
-        id: uuid(row.get(1).map_err(sql(doing))?)?,
-        number: number(2)?.unsigned_abs(),
-        owner_uid: row.get(3).map_err(sql(doing))?,
-        host_path: bytes(4)?,
-        workspace: parse(text(5)?.parse())?,
-        mount: parse(text(6)?.parse())?,
-        path: parse(VirtualPath::parse(Path::new(std::ffi::OsStr::from_bytes(&bytes(7)?))))?,
-        run: run.map(uuid).transpose()?,
-        graph_id: row.get(9).map_err(sql(doing))?,
-        node_id: row.get(10).map_err(sql(doing))?,
-        artifact_type: ArtifactType::new(text(11)?),
-        state: parse(text(12)?.parse())?,
-        size: number(13)?.unsigned_abs(),
-        digest: Digest::from_bytes(row.get(14).map_err(sql(doing))?),
-        content_kept: row.get(15).map_err(sql(doing))?,
-        closes: number(16)?.unsigned_abs(),
-        metadata: parse(serde_json::from_str(&text(17)?))?,
-        created_at: time(18)?,
-        updated_at: time(19)?,
-    };
-    Ok((number(0)?, version))
 }

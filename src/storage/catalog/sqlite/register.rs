@@ -1,0 +1,126 @@
+//! Registering versions: the rows of a batch, in the transaction of the caller.
+
+use super::integer;
+use crate::model::artifact::{ArtifactState, Origin};
+use crate::model::digest::Digest;
+use crate::model::id::ArtifactId;
+use crate::storage::{NewVersion, Registered};
+use rusqlite::{OptionalExtension, Transaction, params};
+
+/// The latest version of a file that is registered already.
+struct Known {
+    artifact: i64,
+    version: i64,
+    number: i64,
+    ready: bool,
+    digest: Option<Digest>,
+    content_kept: bool,
+    highest: i64,
+}
+
+pub(super) fn register(
+    transaction: &Transaction,
+    new: &NewVersion,
+) -> rusqlite::Result<Registered> {
+    let now = new.captured_at.as_microsecond();
+    let known = transaction
+        .prepare_cached(
+            "SELECT a.pk, v.pk, v.number, v.state, v.digest, v.content_kept, \
+                 (SELECT max(number) FROM version WHERE artifact = a.pk) \
+             FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
+             WHERE a.owner_uid = ? AND a.host_path = ?",
+        )?
+        .query_row(params![new.owner_uid, new.host_path], |row| {
+            Ok(Known {
+                artifact: row.get(0)?,
+                version: row.get(1)?,
+                number: row.get(2)?,
+                ready: row.get_ref(3)?.as_str()? == ArtifactState::Ready.as_str(),
+                digest: row.get::<_, Option<[u8; 32]>>(4)?.map(Digest::from_bytes),
+                content_kept: row.get(5)?,
+                highest: row.get(6)?,
+            })
+        })
+        .optional()?;
+    if let Some(known) = &known
+        && known.ready
+        && known.digest == Some(new.digest)
+        // A content that was too large before and is kept under today's settings is worth a version.
+        && (known.content_kept || !new.content_kept)
+    {
+        note_producer(transaction, new, known.version)?;
+        return Ok(Registered::Unchanged(known.number.unsigned_abs()));
+    }
+    let (artifact, number, parent) = match known {
+        Some(Known { artifact, highest, number: latest, .. }) => {
+            let number = highest + 1;
+            transaction
+                .prepare_cached("UPDATE artifact SET latest = ? WHERE pk = ?")?
+                .execute([number, artifact])?;
+            // What was there when the file was opened is what the new version was made from.
+            (artifact, number, Some(latest))
+        }
+        None => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, 1, ?)",
+                )?
+                .execute(params![
+                    ArtifactId::generate().as_uuid().as_bytes(),
+                    new.owner_uid,
+                    new.host_path,
+                    now
+                ])?;
+            (transaction.last_insert_rowid(), 1, None)
+        }
+    };
+    transaction
+        .prepare_cached(
+            "INSERT INTO version (artifact, owner_uid, number, parent, origin, type, suspected, mime, state, size, digest, \
+                 content_kept, closes, workspace, mount, path, run, graph_id, node_id, writer_pid, writer_uid, \
+                 writer_command, metadata, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
+                 ?23, ?24, ?24)",
+        )?
+        .execute(params![
+            artifact,
+            new.owner_uid,
+            number,
+            parent,
+            Origin::Observed.as_str(),
+            new.artifact_type.as_str(),
+            new.suspected.as_ref().map(|suspected| suspected.as_str()),
+            new.mime,
+            ArtifactState::Ready.as_str(),
+            integer(new.size),
+            new.digest.as_bytes(),
+            new.content_kept,
+            integer(new.closes),
+            new.workspace.as_str(),
+            new.mount.as_str(),
+            new.path.as_bytes(),
+            new.run.as_ref().map(|run| *run.as_uuid().as_bytes()),
+            new.graph_id,
+            new.node_id,
+            new.writer.as_ref().map(|writer| writer.pid),
+            new.writer.as_ref().map(|writer| writer.uid),
+            new.writer.as_ref().and_then(|writer| writer.command.as_deref()),
+            serde_json::Value::Object(new.metadata.clone()).to_string(),
+            now
+        ])?;
+    note_producer(transaction, new, transaction.last_insert_rowid())?;
+    Ok(Registered::Version(number.unsigned_abs()))
+}
+
+fn note_producer(
+    transaction: &Transaction,
+    new: &NewVersion,
+    version: i64,
+) -> rusqlite::Result<()> {
+    if let Some(run) = &new.run {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO produced (run, version) VALUES (?, ?)")?
+            .execute(params![run.as_uuid().as_bytes(), version])?;
+    }
+    Ok(())
+}
