@@ -46,6 +46,7 @@ fn libc_errno(name: &str) -> i32 {
         "EPERM" => Errno::EPERM,
         "EEXIST" => Errno::EEXIST,
         "ENOTEMPTY" => Errno::ENOTEMPTY,
+        "EOPNOTSUPP" => Errno::EOPNOTSUPP,
         other => panic!("name {other} here"),
     }) as i32
 }
@@ -316,4 +317,38 @@ fn a_create_that_finds_the_name_taken_opens_nothing_and_lets_the_kernel_look_aga
     let mut opened = OpenOptions::new().create(true).append(true).open(f.rw("taken")).unwrap();
     opened.write_all(b" and more").unwrap();
     assert_eq!(fs::read(f.host("taken")).unwrap(), b"root's and more");
+}
+
+#[test]
+fn no_device_is_made_and_fifos_and_sockets_are() {
+    both(|f| {
+        for kind in ["c", "b"] {
+            let path = f.rw(kind);
+            let output =
+                std::process::Command::new("mknod").arg(&path).args([kind, "1", "3"]).output();
+            let said = String::from_utf8(output.unwrap().stderr).unwrap();
+            assert!(said.contains("Operation not permitted"), "{said}");
+            assert!(!path.exists());
+        }
+        nix::unistd::mkfifo(&f.rw("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o600))
+            .unwrap();
+        std::os::unix::net::UnixListener::bind(f.rw("socket")).unwrap();
+        for name in ["fifo", "socket"] {
+            let [inside, host] = [f.rw(name), f.host(name)].map(|at| fs::metadata(at).unwrap());
+            assert_eq!(inside.mode(), host.mode());
+            assert_ne!(inside.mode() & 0o170_000, 0o100_000);
+        }
+    });
+}
+
+#[test]
+fn a_file_without_a_name_is_refused_with_the_errno_that_programs_know() {
+    both(|f| {
+        let made = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::fcntl::OFlag::O_TMPFILE.bits())
+            .open(f.rw(""));
+        assert_eq!(errno(made), libc_errno("EOPNOTSUPP"));
+    });
 }
