@@ -1,29 +1,49 @@
 //! Finds the file of a job again: through its file system while that lives, by its path when it is gone.
 //!
 //! By path only what the journal recorded is believed: the mount's directory must be the very one (device and inode),
-//! the file is looked up beneath it through no link, is not opened before it is known to be a regular file (opening a
-//! device can have effects), and is opened with the permissions of the workspace's owner unless it is the owner's:
-//! a path in a directory that its owner controls could lead the daemon to a hard link of a file that is not theirs.
+//! the file is looked up beneath it through no link and must be the very one as well, is not opened before it is known to
+//! be a regular file (opening a device can have effects), and is opened with the permissions of the workspace's owner
+//! unless it is the owner's: a path in a directory that its owner controls could lead the daemon to a hard link of a file
+//! that is not theirs.
+//!
+//! Numbers alone prove nothing once nobody holds the file: ext4 gives a removed directory's inode number to the next one,
+//! and a tmpfs that is mounted in place of another gets its device number (get_anon_bdev, fs/super.c) and counts its inodes
+//! from one again. What was born after the write was noted is therefore another, where the file system knows births
+//! (statx(2), STATX_BTIME).
 
 use super::record::{MountRecord, Place, WorkspaceRecord};
 use crate::model::path::VirtualPath;
 use crate::sys::credentials::{Credentials, ScopedIdentity};
 use crate::sys::openat2::open_beneath;
+use crate::vfs::inode::host_inode;
 use crate::vfs::observer::{FileKey, FileSource};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
 /// Where a job's file is found.
 #[derive(Debug)]
 pub(super) enum Found {
     File(File),
-    /// It has no name any more, or what has its name is not it.
+    /// It has no name any more.
     Gone(&'static str),
+    /// What has its name, or its mount point's path, is not it.
+    Replaced(&'static str),
+}
+
+/// A file that a journal names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought<'a> {
+    pub workspace: &'a WorkspaceRecord,
+    pub place: &'a Place,
+    pub key: FileKey,
+    /// When the file, and its mount's directory, existed; in microseconds since 1970.
+    pub existed_at: i64,
 }
 
 /// The file's present place; `None` when it has none. Of several names the oldest counts that is not ignored.
@@ -41,24 +61,23 @@ pub(super) fn place_by_source(
     places.iter().find(|place| !ignored(&place.path)).or(places.first()).cloned()
 }
 
-pub(super) fn open_by_path(
-    workspace: &WorkspaceRecord,
-    place: &Place,
-    this_boot: Uuid,
-) -> io::Result<Found> {
+pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<Found> {
+    let Sought { workspace, place, key, existed_at } = *sought;
     let Some(mount) = workspace.mounts.get(usize::from(place.mount)) else {
         return Ok(Found::Gone("its mount point is not known"));
     };
     let directory = match open_directory(mount) {
         Ok(directory) => directory,
-        Err(error) if is_gone(&error) => return Ok(Found::Gone("the mount's directory is gone")),
+        Err(error) if is_gone(&error) => {
+            return Ok(Found::Replaced("its mount point's directory is not there any more"));
+        }
         Err(error) => return Err(error),
     };
-    let metadata = directory.metadata()?;
+    let root = directory.metadata()?;
     // Device numbers may be given anew at boot; inode numbers stay.
-    let same_device = metadata.dev() == mount.host_dev || workspace.boot != this_boot;
-    if metadata.ino() != mount.host_ino || !same_device {
-        return Ok(Found::Gone("the mount's directory was replaced by another"));
+    let same_device = root.dev() == mount.host_dev || workspace.boot != this_boot;
+    if root.ino() != mount.host_ino || !same_device || is_born_after(&root, existed_at) {
+        return Ok(Found::Replaced("its mount point's directory was replaced by another"));
     }
     let path = place.path.as_path();
     let handle = match open_beneath(&directory, path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
@@ -69,6 +88,11 @@ pub(super) fn open_by_path(
     let metadata = handle.metadata()?;
     if !metadata.is_file() {
         return Ok(Found::Gone("it is not a regular file any more"));
+    }
+    let other_number = host_inode(key.0)
+        .is_some_and(|inode| (metadata.dev(), metadata.ino()) != (root.dev(), inode));
+    if other_number || is_born_after(&metadata, existed_at) {
+        return Ok(Found::Replaced("another file has its name"));
     }
     // Whoever owns a file could give itself the permission to read it; for others' files the host decides.
     let owner = workspace.owner_uid;
@@ -84,6 +108,12 @@ pub(super) fn open_by_path(
     // A descriptor made with O_PATH is opened for reading through /proc (proc(5), /proc/pid/fd): the same file, whatever
     // has its name by now.
     File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).map(Found::File)
+}
+
+/// Whether something was made after a time. Where the file system keeps no time of birth, the answer is no.
+fn is_born_after(metadata: &Metadata, microseconds: i64) -> bool {
+    let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+    born.is_some_and(|born| i64::try_from(born.as_micros()).is_ok_and(|born| born > microseconds))
 }
 
 fn open_directory(mount: &MountRecord) -> io::Result<File> {

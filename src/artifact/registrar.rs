@@ -6,7 +6,7 @@
 
 use super::copy::{Copied, CopyError, Limits, copy};
 use super::detect::detect;
-use super::locate::{Found, open_by_path, place_by_source};
+use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::service::Service;
 use super::watch::Pulse;
@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Most files in one batch; each holds a descriptor until the batch is durable, and 1,024 is a usual limit on them.
@@ -59,6 +60,11 @@ struct Outcome {
 enum Prepared {
     Version(Box<NewVersion>),
     Nothing(&'static str),
+    /// What is at its path is not it.
+    Lost {
+        host_path: PathBuf,
+        why: &'static str,
+    },
     Postponed(Postponed),
 }
 
@@ -68,6 +74,7 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>,
     while jobs.peek().is_some() {
         let started = Instant::now();
         let mut outcome = Outcome::default();
+        let mut lost = 0;
         let mut batch = match service.blobs.begin() {
             Ok(batch) => batch,
             Err(error) => {
@@ -93,8 +100,22 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>,
                     tracing::debug!(path = ?job.place.path, why, "no version made");
                     outcome.done.push(job);
                 }
+                Prepared::Lost { host_path, why } => {
+                    // Of a whole directory that was exchanged, one stands for all of the batch.
+                    if lost == 0 {
+                        tracing::warn!(?host_path, workspace = %job.workspace.id, why, "a file that was written is not kept: its workspace had ended, and it is not at its path any more");
+                    }
+                    lost += 1;
+                    outcome.done.push(job);
+                }
                 Prepared::Postponed(why) => outcome.postponed.push((job, why)),
             }
+        }
+        if lost > 1 {
+            tracing::warn!(
+                files = lost - 1,
+                "more files of this workspace are not kept for such a reason"
+            );
         }
         commit(service, batch, outcome);
     }
@@ -128,11 +149,22 @@ fn prepare(
     }
     let file = match &source {
         Some(source) => source.open(job.file.file).map(Found::File),
-        None => open_by_path(&job.workspace, &place, service.boot),
+        None => {
+            let sought = Sought {
+                workspace: &job.workspace,
+                place: &place,
+                key: job.file.file,
+                existed_at: job.existed_at,
+            };
+            open_by_path(&sought, service.boot)
+        }
     };
     let file = match file {
         Ok(Found::File(file)) => file,
         Ok(Found::Gone(why)) => return Prepared::Nothing(why),
+        Ok(Found::Replaced(why)) => {
+            return Prepared::Lost { host_path: mount.host_path.join(place.path.as_path()), why };
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!(path = ?place.path, workspace = %job.workspace.id, "a file is not kept: the workspace's owner may not read it");
             return Prepared::Nothing("its workspace's owner may not read it");

@@ -150,6 +150,8 @@ pub(super) struct Job {
     pub run_id: Option<RunId>,
     pub run: Option<Arc<RunInfo>>,
     pub closes: u64,
+    /// When the file is first known to have existed, in microseconds since 1970.
+    pub existed_at: i64,
     pub need: Need,
 }
 
@@ -275,6 +277,7 @@ impl DirtySet {
             workspace,
             run_id: entry.run,
             closes: entry.closes,
+            existed_at: entry.dirtied_at,
             need,
             run: entry.run.and_then(|run| self.run(run).cloned()),
         })

@@ -314,6 +314,11 @@ fn plain_id(mount: MountIndex, inode: u64) -> Option<u64> {
     (inode < FIRST_HOST_NODE).then(|| id_base(mount) | inode)
 }
 
+/// The host's number of a node's inode, which is of its mount point's own device; `None` where the id does not tell it.
+pub fn host_inode(id: u64) -> Option<u64> {
+    (id & OVERFLOW == 0 && id >= FIRST_HOST_NODE).then_some(id & (FIRST_HOST_NODE - 1))
+}
+
 /// Position of the mount point that a node is below; `None` for Belljar's own nodes.
 pub fn mount_position(id: u64) -> Option<usize> {
     usize::try_from((id & !OVERFLOW) >> 48).ok()?.checked_sub(1)

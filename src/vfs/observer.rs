@@ -47,8 +47,8 @@ pub enum Tracking {
 
 /// Hears of every write to a read-write mount point.
 pub trait WriteObserver: Send + Sync {
-    /// A file is about to be opened for writing, created or truncated. Called **before** the kernel is answered; when
-    /// this fails, so does the open: a write that could not be noted must not happen.
+    /// A file is about to be opened for writing or truncated, or was just created: it exists. Called **before** the kernel
+    /// is answered; when this fails, so does the open: a write that could not be noted must not happen.
     fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking>;
 
     /// The last writable handle was closed. `changed` is false when size, mtime and ctime are those of the first open.

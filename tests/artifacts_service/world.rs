@@ -134,7 +134,13 @@ impl Workspace {
         })
     }
 
+    /// A file that is created exists before it is told of, as with the real file system.
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<FileKey> {
+        let at = self.root.join(&path);
+        fs::create_dir_all(at.parent().expect("parent")).expect("mkdir");
+        if at.symlink_metadata().is_err() {
+            File::options().append(true).create(true).open(at).expect("create");
+        }
         let key = self.key(&path);
         self.count(self.observer.dirtied(key, &location(path), self.writer())?);
         Ok(key)
@@ -146,9 +152,7 @@ impl Workspace {
 
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         let key = self.open(&path).expect("open");
-        let path = self.root.join(path);
-        fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
-        fs::write(path, bytes).expect("write");
+        fs::write(self.root.join(path), bytes).expect("write");
         self.close(key, true);
     }
 
