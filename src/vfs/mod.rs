@@ -18,7 +18,7 @@ pub mod tracking;
 
 use crate::model::id::RunId;
 use crate::model::mount::{CachePolicy, SetId};
-use crate::policy::mount_table::MountTable;
+use crate::policy::mount_table::{MountIndex, MountTable};
 use crate::policy::operation::Operation;
 use crate::sys::credentials::Credentials;
 use crate::sys::file::TimeChange;
@@ -159,6 +159,15 @@ impl Vfs {
     pub fn cache_policy(&self, node: u64) -> CachePolicy {
         let mount = inode::mount_position(node).and_then(|position| self.mounts.at(position));
         mount.map_or(CachePolicy::Shared, |mount| mount.cache)
+    }
+
+    /// A mount point whose directory has no name left on the host.
+    pub fn removed_root(&self) -> Option<MountIndex> {
+        let mut roots = self.mounts.iter().zip(&self.roots);
+        let removed = roots.find(|(_, root)| {
+            backing::stat(root.descriptor.as_fd()).is_ok_and(|stat| stat.st_nlink == 0)
+        });
+        removed.map(|((index, _), _)| index)
     }
 
     fn root_of(&self, inode: &Inode) -> &BackingRoot {

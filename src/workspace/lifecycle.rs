@@ -6,6 +6,7 @@
 use super::attribution::RunIndex;
 use super::clone::clone_opened;
 use super::contents::Contents;
+use super::patience::within;
 use super::wanted::Wanted;
 use super::{Actor, Error, MountDefinition};
 use crate::artifact::{Artifacts, AttachedMount, AttachedWorkspace};
@@ -240,18 +241,48 @@ impl Workspace {
         self.vfs.mounts()
     }
 
-    /// Whether a definition describes this workspace: the same directories under the same names with the same access.
-    pub fn matches(&self, wanted: &Wanted) -> bool {
-        self.mounts().iter().len() == wanted.iter().len()
-            && self.mounts().iter().zip(wanted.iter()).zip(&self.directories).all(
-                |(((_, ours), (theirs, looked)), identity)| {
-                    ours.name == theirs.name
-                        && ours.access == theirs.access
-                        && (theirs.access == Access::ReadOnly || ours.artifacts == theirs.artifacts)
-                        && (ours.cache, ours.suid) == (theirs.cache, theirs.suid)
-                        && looked.identity() == *identity
+    /// What a definition asks for that this workspace is not, as the end of a sentence; nothing when it describes this
+    /// workspace: the same directories under the same names with the same access.
+    pub fn difference(&self, wanted: &Wanted) -> Option<String> {
+        let same = self.mounts().iter().len() == wanted.iter().len()
+            && self.mounts().iter().zip(wanted.iter()).all(|((_, ours), (theirs, _))| {
+                ours.name == theirs.name
+                    && ours.access == theirs.access
+                    && (theirs.access == Access::ReadOnly || ours.artifacts == theirs.artifacts)
+                    && (ours.cache, ours.suid) == (theirs.cache, theirs.suid)
+            });
+        if !same {
+            return Some("has other mount points".to_owned());
+        }
+        let mut directories = self.directories.iter().zip(wanted.iter());
+        let (_, (mount, looked)) =
+            directories.find(|(identity, (_, looked))| looked.identity() != **identity)?;
+        let shown = escape(looked.host_path.as_os_str().as_bytes());
+        Some(format!(
+            "has another directory behind mount {} than the one that is at {shown} at this time",
+            mount.name
+        ))
+    }
+
+    /// Refuses a workspace that shows a directory which was removed on the host: it would be empty, and nothing could be
+    /// made in it.
+    pub fn check_directories(&self) -> Result<(), Error> {
+        let vfs = Arc::clone(&self.vfs);
+        let removed = within(&format!("workspace {}", self.id), move || vfs.removed_root())?;
+        let Some(index) = removed else { return Ok(()) };
+        let mount = self.mounts().get(index);
+        let path = escape(mount.host_path.as_os_str().as_bytes());
+        Err(Error::Conflict {
+            message: format!(
+                "workspace {id} cannot be used: the directory of mount {name}, {path}, was removed on the host; make the workspace again by naming its mount points (--{option} {name}=PATH), or remove it with `belljar workspace rm {id}`",
+                id = self.id,
+                name = mount.name,
+                option = match mount.access {
+                    Access::ReadOnly => "ro",
+                    Access::ReadWrite => "rw",
                 },
-            )
+            ),
+        })
     }
 
     /// A mount of the files for a sandbox, attached nowhere.

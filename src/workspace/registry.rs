@@ -195,7 +195,9 @@ impl Workspaces {
                 });
             }
             // Naming no mount point means the workspace as it is.
-            if usable && (wanted.is_empty() || existing.matches(&wanted)) {
+            let difference = if wanted.is_empty() { None } else { existing.difference(&wanted) };
+            if usable && difference.is_none() {
+                existing.check_directories()?;
                 fill(&existing.contents, definition)?;
                 return Ok((existing, false, claim));
             }
@@ -203,7 +205,8 @@ impl Workspaces {
             if let Some(run) = running.first() {
                 return Err(Error::Conflict {
                     message: format!(
-                        "workspace {id} has other mount points and run {run} is in progress in it; wait for the run, or use another id"
+                        "workspace {id} {}, and run {run} is in progress in it; wait for the run or end it, or use another id",
+                        difference.as_deref().unwrap_or("was cut off from its files")
                     ),
                 });
             }
