@@ -59,7 +59,8 @@ impl Pulse {
 
     /// The workspace that has not answered for too long.
     fn waits_for(&self) -> Option<u32> {
-        let workspace = self.workspace.load(Ordering::Relaxed);
+        // Whoever sees the workspace sees the step that was taken before it.
+        let workspace = self.workspace.load(Ordering::SeqCst);
         let step = Duration::from_millis(self.step.load(Ordering::Relaxed));
         (workspace != 0 && self.epoch.elapsed().saturating_sub(step) > PATIENCE)
             .then_some(workspace)
@@ -151,16 +152,24 @@ impl Watch {
         };
         let lane = threads[own].lane;
         threads[own].stuck = false;
-        let advancing = threads.iter().filter(|t| t.lane == lane && !t.stuck).count();
-        let wanted = match lane {
-            Lane::Small => self.small,
-            Lane::Large => self.large,
-        };
-        if advancing > wanted {
+        if advancing(&threads, lane) > self.wanted(lane) {
             threads.remove(own);
             return true;
         }
         false
+    }
+
+    fn wanted(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Small => self.small,
+            Lane::Large => self.large,
+        }
+    }
+
+    /// How many threads a lane lacks. Counted anew each time: one that is stuck, goes on and is stuck again has its
+    /// replacement already, and one that could not be started is missing still.
+    fn missing(&self, threads: &[Thread], lane: Lane) -> usize {
+        self.wanted(lane).saturating_sub(advancing(threads, lane))
     }
 
     /// Waits for the threads of a service that was told to stop; not for those that cannot advance.
@@ -186,9 +195,38 @@ fn start(service: &Arc<Service>, lane: Lane, work: Work) -> io::Result<Thread> {
     Ok(Thread { lane, pulse, stuck: false, handle })
 }
 
+fn advancing(threads: &[Thread], lane: Lane) -> usize {
+    threads.iter().filter(|thread| thread.lane == lane && !thread.stuck).count()
+}
+
+/// Starts threads in place of those that are stuck. Answers whether some are still missing; `short` is the answer before,
+/// so that it is said once.
+fn replace(service: &Arc<Service>, work: Work, threads: &mut Vec<Thread>, short: bool) -> bool {
+    for lane in [Lane::Small, Lane::Large] {
+        for _ in 0..service.watch.missing(threads, lane) {
+            let started = if threads.len() < THREADS_MAX {
+                start(service, lane, work)
+            } else {
+                Err(io::Error::other("so many wait for host directories already"))
+            };
+            match started {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    if !short {
+                        tracing::error!(%error, "start a registrar thread in place of one that waits for a host directory; copies wait");
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
 fn watch(service: &Arc<Service>, work: Work) {
     let watch = &service.watch;
     let mut held = BTreeSet::new();
+    let mut short = false;
     let mut threads = watch.threads();
     while !service.is_stopping() {
         // Said first, looked second: one that begins meanwhile is either seen here or wakes the watch.
@@ -201,28 +239,10 @@ fn watch(service: &Arc<Service>, work: Work) {
             watch.begun.wait(threads).unwrap_or_else(PoisonError::into_inner)
         };
         let waiting: BTreeSet<u32> = threads.iter().filter_map(|t| t.pulse.waits_for()).collect();
-        let mut missing = Vec::new();
         for thread in threads.iter_mut() {
-            let stuck = thread.pulse.waits_for().is_some();
-            if stuck && !thread.stuck {
-                missing.push(thread.lane);
-            }
-            thread.stuck = stuck;
+            thread.stuck = thread.pulse.waits_for().is_some();
         }
-        for lane in missing {
-            if threads.len() >= THREADS_MAX {
-                tracing::error!(
-                    "so many host directories do not answer that no more registrar threads are started"
-                );
-                break;
-            }
-            match start(service, lane, work) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    tracing::error!(%error, "start a registrar thread in place of one that waits")
-                }
-            }
-        }
+        short = replace(service, work, &mut threads, short);
         if waiting != held {
             for workspace in waiting.difference(&held) {
                 let id = service.state().workspace(*workspace).map(|w| w.id.to_string());
@@ -234,5 +254,43 @@ fn watch(service: &Arc<Service>, work: Work) {
             held.clone_from(&waiting);
             service.hold(waiting);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread(lane: Lane, stuck: bool) -> Thread {
+        let handle = std::thread::spawn(|| {});
+        Thread { lane, pulse: Arc::new(Pulse::new()), stuck, handle }
+    }
+
+    #[test]
+    fn a_thread_that_is_stuck_again_and_again_is_replaced_once() {
+        let watch = Watch::new(1, 1);
+        let mut threads = vec![thread(Lane::Small, false), thread(Lane::Large, false)];
+        for _ in 0..3 {
+            threads[0].stuck = true;
+            for _ in 0..watch.missing(&threads, Lane::Small) {
+                threads.push(thread(Lane::Small, false));
+            }
+            assert_eq!(threads.len(), 3);
+            threads[0].stuck = false;
+            assert_eq!(watch.missing(&threads, Lane::Small), 0);
+        }
+        assert_eq!(watch.missing(&threads, Lane::Large), 0);
+    }
+
+    #[test]
+    fn a_thread_waits_for_a_workspace_only_after_a_step_that_takes_too_long() {
+        let pulse = Pulse::new();
+        assert_eq!(pulse.waits_for(), None);
+        pulse.at(7);
+        assert_eq!(pulse.waits_for(), None);
+        std::thread::sleep(PATIENCE + Duration::from_millis(100));
+        assert_eq!(pulse.waits_for(), Some(7));
+        pulse.advance();
+        assert_eq!(pulse.waits_for(), None);
     }
 }

@@ -62,7 +62,8 @@ impl Launcher {
     /// Starts a program with standard input, output and error and further descriptors, in that order, and waits until it is
     /// executed. Blocks for 30 s at most.
     pub fn launch(&self, program: Program, descriptors: Vec<OwnedFd>) -> io::Result<Child> {
-        let (started, has_started) = sync_channel(1);
+        // Without room: a process that was started belongs to whoever sends it until somebody here has taken it.
+        let (started, has_started) = sync_channel(0);
         {
             let keeper = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
