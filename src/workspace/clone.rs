@@ -23,7 +23,7 @@ pub fn clone_opened(what: &str, opened: &OwnedFd, attributes: MountAttr) -> Resu
         if source.raw_os_error() == Some(foreign) {
             return Error::Invalid {
                 message: format!(
-                    "{what} failed: the path belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon"
+                    "{what} failed: the path belongs to another mount namespace than the daemon's; run the client where the daemon runs, or without a daemon; a daemon that was started before the file system was mounted may have to be started anew"
                 ),
             };
         }
