@@ -74,7 +74,8 @@ impl Place {
     fn program(&self, name: &str, program: &str) -> Command {
         let mut command = if self.as_user {
             // The device is closed to others on some machines. In a mount namespace of its own the user gets one that
-            // is open, without a change to the machine.
+            // is open, without a change to the machine. What the machine mounts and unmounts is seen there too, where it
+            // is shared.
             let script = r#"
                 set -e
                 dev=$(mktemp -d); mount -t tmpfs none "$dev"
@@ -82,7 +83,7 @@ impl Place {
                 exec setpriv --reuid="$1" --regid="$1" --clear-groups --no-new-privs -- "${@:2}"
             "#;
             let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "private", "bash", "-c", script, "bash"]);
+            command.args(["--mount", "--propagation", "slave", "bash", "-c", script, "bash"]);
             command.arg(ORDINARY.to_string()).arg(self.path(name));
             command
         } else {
@@ -149,7 +150,12 @@ impl Place {
 
     /// Starts a daemon in this place; commands find it from then on.
     pub fn start_daemon(&mut self) {
-        let child = self.belljard(["serve"]).spawn().unwrap();
+        self.start_daemon_with(&[]);
+    }
+
+    /// The same with options of `belljard serve`.
+    pub fn start_daemon_with(&mut self, options: &[&str]) {
+        let child = self.belljard(["serve"]).args(options).spawn().unwrap();
         self.daemon = Some(child);
         eventually("the daemon answers", || self.output(["daemon", "status"]).status.success());
     }
