@@ -84,6 +84,25 @@ cargo_is_new_enough() {
     version_is_at_least "${version%% *}" "$1"
 }
 
+# need_tool CRATE VERSION [LEVEL]: the program of that name, at least this version, on the path; else built from crates.io
+# into target/tools/bin, which is put on the path. Without optimization, which is LEVEL 0 and the default, it is there in
+# two minutes on one core.
+need_tool() {
+    local tool=$1 version=$2 level=${3:-0} tools=$project/target/tools found
+    case $PATH in
+    "$tools/bin":*) ;;
+    *) export PATH=$tools/bin:$PATH ;;
+    esac
+    found=$("$tool" --version 2>/dev/null) || found="$tool 0"
+    version_is_at_least "${found#"$tool" }" "$version" && return
+    say "building $tool $version (once, about two minutes)"
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=$level CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
+        CARGO_TARGET_DIR=$tools/build timeout 1200 \
+        cargo install --quiet "$tool" --version "$version" --locked --root "$tools" ||
+        fail "$tool could not be built; by hand: cargo install $tool --version $version --locked"
+    rm -rf -- "$tools/build"
+}
+
 # /dev/fuse, and for an ordinary user the right to make user namespaces. Nothing here can install these.
 need_fuse() {
     [ -e /dev/fuse ] || fail "there is no /dev/fuse, so nothing can be mounted. On a host: modprobe fuse, as root. \
