@@ -195,6 +195,26 @@ pub fn fallocate(file: BorrowedFd<'_>, mode: i32, offset: i64, length: i64) -> i
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
+/// When an inode was made, in seconds and nanoseconds since the epoch; `None` where its file system does not know
+/// (statx(2), STATX_BTIME).
+pub fn birth(file: BorrowedFd<'_>) -> io::Result<Option<(i64, u32)>> {
+    // SAFETY: all-zero bytes are a valid value of this plain C structure.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a NUL-terminated literal and `stat` lives across the call.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
+            libc::STATX_BTIME,
+            &raw mut stat,
+        )
+    };
+    Errno::result(result)?;
+    let known = stat.stx_mask & libc::STATX_BTIME != 0;
+    Ok(known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)))
+}
+
 /// The minor device number of the file system that `file` lies on, asked without a request to its server
 /// (statx(2), AT_STATX_DONT_SYNC): a FUSE server can ask it of its own mount.
 pub fn device_minor(file: BorrowedFd<'_>) -> io::Result<u64> {

@@ -84,7 +84,17 @@ pub struct Found {
     /// Opened with `O_PATH`.
     pub descriptor: OwnedFd,
     pub stat: FileStat,
-    pub handle: Option<FileHandle>,
+    pub generation: Generation,
+}
+
+/// What tells an inode from an earlier one of the same number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Generation {
+    /// Opens the inode as well.
+    Handle(FileHandle),
+    /// Without handles, when the inode was made. The clock of file systems goes on in steps of some milliseconds: two
+    /// inodes of the same number and type within one step are taken for one.
+    Birth(Option<(i64, u32)>),
 }
 
 /// Refuses names that are no single entry of a directory.
@@ -129,7 +139,15 @@ pub fn found(root: &BackingRoot, descriptor: OwnedFd) -> Result<Found, Error> {
     } else {
         None
     };
-    Ok(Found { descriptor, stat, handle })
+    let generation = match handle {
+        Some(handle) => Generation::Handle(handle),
+        None => Generation::Birth(birth(descriptor.as_fd())?),
+    };
+    Ok(Found { descriptor, stat, generation })
+}
+
+pub fn birth(file: BorrowedFd<'_>) -> Result<Option<(i64, u32)>, Error> {
+    sys::file::birth(file).map_err(Error::os("ask when a file was made"))
 }
 
 pub fn stat(file: BorrowedFd<'_>) -> Result<FileStat, Error> {

@@ -8,13 +8,13 @@
 //! remember inode numbers expect (git, tar, rsync). An inode number of another device below the same mount point, or
 //! one reused while its old node still lives, gets a number from the mount point's overflow range instead.
 //!
-//! Locks: `maps` first, then a node's own; none is held across a system call. A removal is decided under the write lock,
-//! an acquisition under at least the read lock, so that a node is never removed while it is being found.
+//! Locks: `maps` first, then a node's own, its names before its descriptor; none is held across a system call. A removal
+//! is decided under the write lock, an acquisition under at least the read lock, so that a node is never removed while it
+//! is being found.
 
 use super::attributes::Stamp;
-use super::backing::{Found, Identity};
+use super::backing::{Found, Generation, Identity};
 use crate::policy::mount_table::MountIndex;
-use crate::sys::handle::FileHandle;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ pub struct Inode {
     pub identity: Identity,
     /// The S_IFMT bits; they never change for an inode.
     pub kind: u32,
-    pub handle: Option<FileHandle>,
+    pub generation: Generation,
     descriptor: Mutex<Option<Arc<OwnedFd>>>,
     /// Given a second chance when descriptors run short.
     recently_used: AtomicBool,
@@ -107,14 +107,20 @@ impl Inode {
         }
     }
 
-    /// Gives up the descriptor unless it was used lately or is the only way to the inode: a handle opens nothing that has
-    /// no name left (open_by_handle_at(2), ESTALE).
-    pub fn surrender_descriptor(&self) -> bool {
-        if self.recently_used.swap(false, Ordering::Relaxed) {
-            return false;
+    /// Whether the descriptor was used since this was asked last.
+    pub fn was_used_lately(&self) -> bool {
+        self.recently_used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Gives up the descriptor unless it is the only way to the inode: a handle opens nothing that has no name left
+    /// (open_by_handle_at(2), ESTALE). The caller closes it, where no lock is held.
+    pub fn surrender_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        // Held meanwhile: the last name must not go between the look and the step.
+        let names = self.names.lock().expect("no panic under this lock");
+        if names.is_empty() {
+            return None;
         }
-        self.name().is_some()
-            && self.descriptor.lock().expect("no panic under this lock").take().is_some()
+        self.descriptor.lock().expect("no panic under this lock").take()
     }
 }
 
@@ -131,6 +137,18 @@ pub struct InodeTable {
     overflow: AtomicU64,
     /// Device of each mount point's directory: inode numbers of that device become ids as they are.
     devices: Vec<u64>,
+}
+
+impl Drop for InodeTable {
+    /// Nodes are left when the connection ends before the kernel forgets them. Each is cut from the one above it while the
+    /// table still has both: left to themselves they would end each other in turn, deeper than a thread's stack where
+    /// a process made a tree as deep as that.
+    fn drop(&mut self) {
+        let maps = self.maps.get_mut().expect("no panic under this lock");
+        for inode in maps.nodes.values() {
+            drop(std::mem::take(&mut *inode.names.lock().expect("no panic under this lock")));
+        }
+    }
 }
 
 impl InodeTable {
@@ -178,12 +196,14 @@ impl InodeTable {
         name: Option<Name>,
     ) -> (Arc<Inode>, bool) {
         let identity = Identity::of(&found.stat);
+        let kind = kind_of(&found.stat);
         let descriptor = Arc::new(found.descriptor);
         let known = |maps: &Maps| -> Option<Arc<Inode>> {
             let id = maps.by_identity.get(&(mount, identity))?;
             let inode = maps.nodes.get(id)?;
-            // The same number with another handle is another file that got the number of a deleted one.
-            (inode.handle == found.handle).then(|| {
+            // The same number with another generation or type is another file that got the number of a deleted one. The type
+            // is looked at where the generation may not tell: what is opened as a regular file must never be a FIFO.
+            (inode.generation == found.generation && inode.kind == kind).then(|| {
                 inode.references.fetch_add(1, Ordering::Relaxed);
                 Arc::clone(inode)
             })
@@ -217,8 +237,8 @@ impl InodeTable {
                     id,
                     mount,
                     identity,
-                    kind: found.stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits(),
-                    handle: found.handle,
+                    kind,
+                    generation: found.generation,
                     descriptor: Mutex::new(Some(descriptor)),
                     recently_used: AtomicBool::new(true),
                     names: Mutex::new(name.into_iter().collect()),
@@ -252,8 +272,9 @@ impl InodeTable {
                 continue;
             }
             let mut maps = self.maps.write().expect("no panic under this lock");
-            if inode.references.load(Ordering::Acquire) != 0 || !maps.nodes.contains_key(&inode.id)
-            {
+            // Others may have found the node, ended it and made another with its number since: this very one is meant.
+            let live = maps.nodes.get(&inode.id).is_some_and(|live| Arc::ptr_eq(live, &inode));
+            if inode.references.load(Ordering::Acquire) != 0 || !live {
                 continue;
             }
             maps.nodes.remove(&inode.id);
@@ -302,6 +323,10 @@ impl InodeTable {
             self.release(old.parent, 1);
         }
     }
+}
+
+pub fn kind_of(stat: &nix::sys::stat::FileStat) -> u32 {
+    stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits()
 }
 
 /// The mount point in bits 48 to 62; what is below tells its inodes apart.

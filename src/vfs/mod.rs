@@ -23,11 +23,12 @@ use crate::policy::operation::Operation;
 use crate::sys::credentials::Credentials;
 use crate::sys::file::TimeChange;
 use attributes::{Attributes, Time};
-use backing::{BackingRoot, Caller, Found};
+use backing::{BackingRoot, Caller, Found, Generation};
 use control::{ControlTree, Listed};
 use error::Error;
 use handle::{Handle, HandleTable};
 use inode::{FIRST_HOST_NODE, Inode, InodeTable, Name};
+use nix::errno::Errno;
 use observer::WriteObserver;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -126,7 +127,11 @@ impl Vfs {
                 .descriptor
                 .try_clone()
                 .map_err(Error::os("duplicate the descriptor of a mount point"))?;
-            found.push((index, Found { descriptor, stat: root.stat, handle: None }));
+            let birth = backing::birth(descriptor.as_fd())?;
+            found.push((
+                index,
+                Found { descriptor, stat: root.stat, generation: Generation::Birth(birth) },
+            ));
         }
         let (inodes, root_nodes) = InodeTable::new(found);
         Ok(Self {
@@ -153,6 +158,11 @@ impl Vfs {
     /// How many reads and writes of host files were answered here; none where the kernel passes them through.
     pub fn data_requests(&self) -> u64 {
         self.data_requests.load(Ordering::Relaxed)
+    }
+
+    /// How many host files and directories are known, those of the mount points themselves included.
+    pub fn nodes(&self) -> usize {
+        self.inodes.len()
     }
 
     /// How long what is known of a node holds. Told by its number, so that nothing is looked up for it.
@@ -191,45 +201,104 @@ impl Vfs {
         if let Some(descriptor) = inode.descriptor() {
             return Ok(descriptor);
         }
-        let opened = match &inode.handle {
-            Some(handle) => self.root_of(inode).open_by_handle(handle)?,
-            None => {
-                let name = inode.name().ok_or(Error::Unknown(inode.id))?;
-                let parent = self.descriptor(&name.parent)?;
-                let opened = backing::open_child(parent.as_fd(), &name.name)?;
-                let stat = backing::stat(opened.as_fd())?;
-                if backing::Identity::of(&stat) != inode.identity {
-                    // Another file has the name: the one that is meant cannot be reached any more.
-                    return Err(Error::Unknown(inode.id));
-                }
-                opened
+        if let Generation::Handle(handle) = &inode.generation {
+            let opened = self.root_of(inode).open_by_handle(handle)?;
+            return Ok(self.kept(inode, opened));
+        }
+        let mut failure = Error::Unknown(inode.id);
+        for name in inode.names() {
+            let opened = self
+                .directory(&name.parent)
+                .and_then(|parent| self.open_again(inode, &parent, &name.name));
+            match opened {
+                Ok(descriptor) => return Ok(descriptor),
+                Err(error) => failure = error,
             }
+        }
+        Err(failure)
+    }
+
+    /// The same for a directory without a handle, from the nearest one above that has a descriptor. A loop and not a recursion:
+    /// processes make trees that are deeper than a thread's stack.
+    fn directory(&self, directory: &Arc<Inode>) -> Result<Arc<OwnedFd>, Error> {
+        let mut lost = Vec::new();
+        let mut inode = Arc::clone(directory);
+        let mut descriptor = loop {
+            if let Some(descriptor) = inode.descriptor() {
+                break descriptor;
+            }
+            // Directories that the host moved into each other may be known as each other's parents.
+            if lost.len() > self.inodes.len() {
+                return Err(Error::Unknown(directory.id));
+            }
+            let Name { parent, name } = inode.name().ok_or(Error::Unknown(inode.id))?;
+            lost.push((inode, name));
+            inode = parent;
         };
+        while let Some((inode, name)) = lost.pop() {
+            descriptor = self.open_again(&inode, &descriptor, &name)?;
+        }
+        Ok(descriptor)
+    }
+
+    /// Opens a node by a name that it had. ESTALE makes the kernel look where it is by this time, or that it is gone.
+    fn open_again(
+        &self,
+        inode: &Arc<Inode>,
+        parent: &OwnedFd,
+        name: &OsStr,
+    ) -> Result<Arc<OwnedFd>, Error> {
+        let opened = match backing::open_child(parent.as_fd(), name) {
+            Err(error) if error.to_errno() == Errno::ENOENT => {
+                return Err(Error::Unknown(inode.id));
+            }
+            result => result?,
+        };
+        let stat = backing::stat(opened.as_fd())?;
+        let same = backing::Identity::of(&stat) == inode.identity
+            && inode::kind_of(&stat) == inode.kind
+            && Generation::Birth(backing::birth(opened.as_fd())?) == inode.generation;
+        if !same {
+            // Another file has the name.
+            return Err(Error::Unknown(inode.id));
+        }
+        Ok(self.kept(inode, opened))
+    }
+
+    fn kept(&self, inode: &Arc<Inode>, opened: OwnedFd) -> Arc<OwnedFd> {
         let opened = Arc::new(opened);
         if inode.keep_descriptor(&opened) {
             self.count_descriptor(inode);
         }
-        Ok(opened)
+        opened
     }
 
-    /// Notes that a node keeps a descriptor and makes others give theirs up when there are too many.
+    /// Notes that a node keeps a descriptor and makes others give theirs up when there are too many. Only nodes without a
+    /// name keep theirs beyond the limit.
     fn count_descriptor(&self, inode: &Arc<Inode>) {
-        let mut surplus = Vec::new();
-        {
+        /// So many are passed over because they were used lately; then even those must go.
+        const SPARED_MAX: usize = 3;
+        /// How many are looked at in one call. Those that stay go to the end of the queue, so that the next call sees
+        /// others. Chosen, not measured.
+        const LOOKS_MAX: usize = 16;
+
+        let stays = |inode: &Arc<Inode>| {
             let mut queue = self.descriptors.lock().expect("no panic under this lock");
             queue.push_back(Arc::downgrade(inode));
-            // Each pass looks at a bounded number: a node in use goes to the end of the queue.
-            for _ in 0..4 {
-                if queue.len() <= self.descriptors_max {
-                    break;
-                }
-                surplus.extend(queue.pop_front());
-            }
-        }
-        for inode in surplus.into_iter().filter_map(|weak| weak.upgrade()) {
-            if !inode.surrender_descriptor() {
+        };
+        stays(inode);
+        for look in 0..LOOKS_MAX {
+            let oldest = {
                 let mut queue = self.descriptors.lock().expect("no panic under this lock");
-                queue.push_back(Arc::downgrade(&inode));
+                if queue.len() <= self.descriptors_max {
+                    return;
+                }
+                queue.pop_front()
+            };
+            let Some(inode) = oldest.and_then(|oldest| oldest.upgrade()) else { continue };
+            let spared = inode.was_used_lately() && look < SPARED_MAX;
+            if spared || inode.surrender_descriptor().is_none() {
+                stays(&inode);
             }
         }
     }
@@ -268,8 +337,9 @@ impl Vfs {
             }
             let mount = self.mounts.resolve(name).ok_or(Error::NotFound)?;
             let inode = &self.root_nodes[mount.as_usize()];
+            let attributes = self.host_attributes(inode)?;
             self.inodes.hold(inode);
-            return self.host_attributes(inode);
+            return Ok(attributes);
         }
         if Self::is_provided(parent) {
             return self.control.lookup(parent, name);
