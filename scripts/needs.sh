@@ -49,6 +49,41 @@ need_python() {
         fail "$python is $("$python" --version); the example needs Python 3.11 or newer (Debian 12 has it)"
 }
 
+# What tests/programs runs in workspaces.
+need_programs() {
+    need_package git sh -c 'command -v git'
+    need_package rsync sh -c 'command -v rsync'
+    need_package postgresql sh -c 'ls /usr/lib/postgresql/*/bin/postgres'
+    # Python's own tests are a package of their own for each version of Python.
+    local version
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    need_package "libpython$version-testsuite" test -e "/usr/lib/python$version/test/test_os.py"
+    need_package nodejs sh -c 'command -v node'
+    need_package npm sh -c 'command -v npm'
+    need_npm_packages
+}
+
+# npm's cache with the packages of tests/programs/npm, and the address that it is from: tests have no network.
+need_npm_packages() {
+    local packages=$project/tests/programs/npm cache=$project/target/tools/npm
+    ! cmp -s "$packages/package-lock.json" "$cache/package-lock.json" || return 0
+    say "fetching packages for npm (once, 27 MB)"
+    rm -rf -- "$cache"
+    mkdir -p "$cache/install"
+    cp "$packages"/*.json "$cache/install"
+    (
+        cd "$cache/install"
+        npm config get registry >"$cache/registry"
+        npm ci --cache "$cache/cache" --ignore-scripts --no-audit --no-fund --no-update-notifier
+    ) >"$cache/log" 2>&1 || {
+        tail -n 20 "$cache/log" >&2
+        fail "npm could not fetch the packages of $packages; its last words are above"
+    }
+    rm -rf -- "$cache/install"
+    # Last: it says that the cache is whole.
+    cp "$packages/package-lock.json" "$cache/package-lock.json"
+}
+
 need_compiler() {
     need_package build-essential sh -c 'command -v cc && echo "#include <stdio.h>" | cc -E -'
 }
