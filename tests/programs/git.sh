@@ -36,7 +36,7 @@ git init --quiet one
 cd one
 for seed in 1 2 3 4 5 6; do commit "$seed"; done
 # More than any buffer, and of no use to compress.
-/usr/bin/python3 -I -c 'import random; open("big", "wb").write(random.Random(1).randbytes(12 << 20))'
+/usr/bin/python3 -I -c 'import random; open("big", "wb").write(random.Random(1).randbytes(6 << 20))'
 ln -s src/0 link
 printf '#!/bin/sh\n' >run
 chmod 755 run

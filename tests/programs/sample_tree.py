@@ -50,7 +50,7 @@ os.setxattr("d3", "user.of_a_directory", bytes(range(200)))
 
 # Times last, deepest first: before 1970, with nanoseconds, and after 2038. Which one is a matter of the name, since
 # every file system lists in an order of its own.
-times = [-86_400_000_000_000, 1_234_567_890_123_456_789, 4_000_000_000_000_000_001]
+times = [-86_399_999_999_750, 1_234_567_890_123_456_789, 4_000_000_000_000_000_001]
 for path, directories, files in os.walk(b".", topdown=False):
     for name in directories + files + [b"."]:
         full = os.path.join(path, name)
