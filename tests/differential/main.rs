@@ -1,15 +1,25 @@
 //! The same system calls in a workspace and in a plain directory of the same file system, made by processes of several
 //! users, must come to the same: result, errno, data, attributes, listings, and what is there in the end.
 //!
+//! As root the processes are those of several users; as an ordinary user, in a user namespace that knows no other and has no
+//! passthrough, they are his.
+//!
+//! No test harness: the program starts itself again as an ordinary user, and a process must have a single thread to enter a
+//! user namespace. An argument selects the tests whose names contain it.
+//!
 //! Steps are generated and shrunk by proptest. Cases that failed are kept in `regressions.txt` and come first.
 
 #[path = "../mounted/mod.rs"]
 mod mounted;
+#[path = "../ordinary/mod.rs"]
+mod ordinary;
 mod steps;
 mod workers;
 
 use belljar::model::mount::SetId;
+use belljar::sys::process::enter_user_namespace;
 use mounted::{Fixture, Setup};
+use ordinary::ORDINARY;
 use proptest::test_runner::{
     Config, FileFailurePersistence, TestCaseError, TestCaseResult, TestRunner,
 };
@@ -69,8 +79,11 @@ impl World {
         }
         for (number, step) in steps::openings().iter().chain(steps).enumerate() {
             let request = serde_json::to_value(&step.op).unwrap();
+            if is_foreign(&request) {
+                continue;
+            }
             let inside = comparable(&request, self.inside.ask(step.who, &request));
-            if step.who == 0 && makes_device(&request) {
+            if step.who == 0 && nix::unistd::geteuid().is_root() && makes_device(&request) {
                 // In a workspace also root makes no device node; outside it would.
                 if inside.get("ok").is_some() {
                     return Err(TestCaseError::fail(format!("step {number} {step:?}: {inside}")));
@@ -116,14 +129,25 @@ fn furnish(at: &Path) {
         fs::create_dir(at.join(name)).unwrap();
         open(&at.join(name), mode);
     }
-    chown(at.join("d"), Some(12345), Some(12345)).unwrap();
-    chown(at.join("g"), None, Some(12345)).unwrap();
+    let give = |name: &str, uid, gid| {
+        if nix::unistd::geteuid().is_root() {
+            chown(at.join(name), uid, gid).unwrap();
+        }
+    };
+    give("d", Some(12345), Some(12345));
+    give("g", None, Some(12345));
     for (name, owner) in [("a", 12345), ("d/a", 12345), ("t/a", 12345), ("t/b", 12346)] {
         fs::write(at.join(name), name.repeat(5)).unwrap();
-        chown(at.join(name), Some(owner), Some(owner)).unwrap();
+        give(name, Some(owner), Some(owner));
     }
     symlink("d", at.join("s")).unwrap();
     symlink("l", at.join("l")).unwrap();
+}
+
+/// Access control lists name users of the host, whom a user namespace does not know: an ordinary user's workspace has none.
+fn is_foreign(request: &Value) -> bool {
+    let name = request["name"].as_str().unwrap_or_default();
+    !nix::unistd::geteuid().is_root() && name.starts_with("system.posix_acl")
 }
 
 fn makes_device(request: &Value) -> bool {
@@ -158,13 +182,13 @@ fn long() -> bool {
 }
 
 /// Compares generated cases for a while; the ones that failed before always come first, whole.
-fn compare(passthrough: bool) {
+fn compare(passthrough: bool, regressions: &'static str) {
     let time = Duration::from_secs(if long() { 300 } else { 20 });
     let world = RefCell::new(World::new(passthrough));
     let config = Config {
         cases: if long() { 20_000 } else { 600 },
         max_shrink_iters: 2000,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(regressions))),
         ..Config::default()
     };
     let until = Instant::now() + time;
@@ -184,12 +208,75 @@ fn compare(passthrough: bool) {
     assert!(cases > 10, "only {cases} cases were compared");
 }
 
-#[test]
 fn a_workspace_with_passthrough_does_what_a_plain_directory_does() {
-    compare(true);
+    compare(true, REGRESSIONS);
 }
 
-#[test]
 fn a_workspace_without_passthrough_does_what_a_plain_directory_does() {
-    compare(false);
+    compare(false, REGRESSIONS);
+}
+
+fn an_ordinary_users_workspace_does_what_a_plain_directory_does() {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let [programs, device, own] = ["programs", "device", "own"].map(|name| {
+        let directory = place.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        directory
+    });
+    fs::set_permissions(&programs, Permissions::from_mode(0o755)).unwrap();
+    chown(&own, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    // The user may be kept from the project's directory.
+    let regressions = own.join("regressions.txt");
+    fs::copy(REGRESSIONS, &regressions).unwrap();
+    ordinary::run_again(
+        &programs,
+        &device,
+        [AS_USER.as_ref(), regressions.as_os_str()],
+        |command| {
+            command.env("TMPDIR", &own);
+        },
+    );
+}
+
+/// The argument with which the program starts itself again.
+const AS_USER: &str = "as-user";
+
+type Test = (&'static str, fn());
+
+const TESTS: [Test; 3] = [
+    (
+        "a_workspace_with_passthrough_does_what_a_plain_directory_does",
+        a_workspace_with_passthrough_does_what_a_plain_directory_does,
+    ),
+    (
+        "a_workspace_without_passthrough_does_what_a_plain_directory_does",
+        a_workspace_without_passthrough_does_what_a_plain_directory_does,
+    ),
+    (
+        "an_ordinary_users_workspace_does_what_a_plain_directory_does",
+        an_ordinary_users_workspace_does_what_a_plain_directory_does,
+    ),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, regressions] = &arguments[..]
+        && mode == AS_USER
+    {
+        enter_user_namespace().expect("an ordinary user can make user namespaces here");
+        return compare(false, regressions.clone().leak());
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "only root can act as several users: run this as root"
+    );
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    for (name, test) in
+        TESTS.iter().filter(|(name, _)| wanted.is_none_or(|part| name.contains(part)))
+    {
+        // Before it runs, so that the one that fails is known.
+        println!("differential: {name}");
+        test();
+    }
 }

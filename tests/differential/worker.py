@@ -16,9 +16,10 @@ class Worker:
     def __init__(self, parent, uid, gid, groups):
         self.parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         self.slots, self.base = {}, None
-        os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        if groups is not None:
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
 
     def op_begin(self, directory):
         for slot in list(self.slots):

@@ -8,6 +8,8 @@ mod fsx;
 mod ground;
 #[path = "../mounted/mod.rs"]
 mod mounted;
+#[path = "../ordinary/mod.rs"]
+mod ordinary;
 mod pjdfstest;
 mod programs;
 mod user;

@@ -1,6 +1,10 @@
 //! What the tests that use the programs have in common: a place of their own, and ways to act in it.
 #![allow(dead_code)] // Each test file uses a part.
 
+#[path = "../ordinary/mod.rs"]
+mod ordinary;
+
+pub use ordinary::ORDINARY;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fs;
@@ -15,9 +19,6 @@ pub const BELLJARD: &str = env!("CARGO_BIN_EXE_belljard");
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
-
-/// A user that is nobody's. Tests act as it where an ordinary user is meant.
-pub const ORDINARY: u32 = 12345;
 
 /// Directories for one test: state, runtime, `input` and `output`. When it is dropped, what was mounted below it is
 /// unmounted, whatever the test did.
@@ -48,6 +49,7 @@ impl Place {
         let mut place = Self::new();
         if nix::unistd::geteuid().is_root() {
             place.as_user = true;
+            fs::create_dir(place.path("device")).unwrap();
             // The build's directory may be closed to others.
             for (from, name) in [(BELLJAR, "belljar"), (BELLJARD, "belljard")] {
                 fs::copy(from, place.path(name)).unwrap();
@@ -73,19 +75,7 @@ impl Place {
 
     fn program(&self, name: &str, program: &str) -> Command {
         let mut command = if self.as_user {
-            // The device is closed to others on some machines. In a mount namespace of its own the user gets one that
-            // is open, without a change to the machine. What the machine mounts and unmounts is seen there too, where it
-            // is shared.
-            let script = r#"
-                set -e
-                dev=$(mktemp -d); mount -t tmpfs none "$dev"
-                mknod "$dev/fuse" c 10 229; chmod 666 "$dev/fuse"; mount --bind "$dev/fuse" /dev/fuse
-                exec setpriv --reuid="$1" --regid="$1" --clear-groups --no-new-privs -- "${@:2}"
-            "#;
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "slave", "bash", "-c", script, "bash"]);
-            command.arg(ORDINARY.to_string()).arg(self.path(name));
-            command
+            ordinary::command(&self.path(name), &self.path("device"))
         } else {
             Command::new(program)
         };
