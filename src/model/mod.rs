@@ -3,6 +3,9 @@
 pub mod access;
 pub mod artifact;
 pub mod digest;
+pub mod expression;
+pub mod glob;
 pub mod id;
 pub mod mount;
+pub mod order;
 pub mod path;
