@@ -506,11 +506,12 @@ fn encode(doing: &str, body: &impl Serialize) -> Result<Bytes, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::list::List;
 
     #[test]
     fn a_query_is_encoded_and_leaves_out_what_was_not_asked() {
         let query = ArtifactQuery {
-            artifact_type: Some("a b&c".to_owned()),
+            artifact_type: List::of(vec!["a b&c".to_owned()]),
             limit: Some(5),
             ..ArtifactQuery::default()
         };

@@ -109,6 +109,10 @@ impl From<artifact::Error> for ApiError {
         match error {
             E::NotFound { .. } => Self::not_found("artifact-not-found", detail),
             E::BadReference { .. } | E::BadQuery { .. } => Self::invalid(detail),
+            E::BadExpression(_) => Self::new(StatusCode::BAD_REQUEST, "invalid-expression", detail),
+            E::TooSlow { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "query-too-slow", detail)
+            }
             E::IllegalTransition { .. } => {
                 Self::new(StatusCode::CONFLICT, "illegal-transition", detail)
             }

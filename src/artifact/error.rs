@@ -2,6 +2,7 @@
 
 use super::rules::BadPattern;
 use crate::model::artifact::ArtifactState;
+use crate::model::expression::parse::SyntaxError;
 use crate::model::id::ArtifactId;
 use crate::storage::{BlobError, CatalogError};
 use std::io;
@@ -30,6 +31,10 @@ pub enum Error {
     BadReference { given: String },
     #[error("the query is not allowed: {why}")]
     BadQuery { why: String },
+    #[error(transparent)]
+    BadExpression(#[from] SyntaxError),
+    #[error("{source}; narrow it, for instance to a graph, a run, a type or a time")]
+    TooSlow { source: CatalogError },
     #[error("artifact {id} version {version} is {from} and cannot become {to}")]
     IllegalTransition { id: ArtifactId, version: u64, from: ArtifactState, to: ArtifactState },
     #[error("artifact {reference} is deleted and its content is not given out")]
@@ -46,6 +51,7 @@ impl From<CatalogError> for Error {
             CatalogError::IllegalTransition { id, number, from, to } => {
                 Error::IllegalTransition { id, version: number, from, to }
             }
+            source @ CatalogError::TooSlow { .. } => Error::TooSlow { source },
             other => Error::Catalog(other),
         }
     }

@@ -14,6 +14,7 @@
 //! All calls of [`Artifacts`] but those of its observers may block; async code makes them from a blocking pool.
 
 mod copy;
+mod cursor;
 pub mod detect;
 mod dirty_set;
 mod error;

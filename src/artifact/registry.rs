@@ -1,12 +1,15 @@
 //! Questions about artifacts, in the words of the API.
 
+use super::cursor::{self, Refused};
 use super::error::Error;
 use crate::model::artifact::ArtifactState;
+use crate::model::glob::Glob;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::path::escape;
 use crate::storage::{BlobStore, Catalog, Filter, Process, Selected, VersionRow, Which};
 use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
+use jiff::Timestamp;
 use std::fs::File;
 
 const LIMIT_DEFAULT: u32 = 100;
@@ -107,26 +110,60 @@ pub(super) fn list(
             why: format!("limit {limit} is not between 1 and {LIMIT_MAX}"),
         });
     }
-    let bad_cursor =
-        |_| Error::BadQuery { why: "the cursor is not one that a page ended with".to_owned() };
-    let after =
-        query.cursor.as_deref().map(|cursor| cursor.parse().map_err(bad_cursor)).transpose()?;
+    let owner = match (owner, query.owner) {
+        (Some(own), Some(other)) if own != other => {
+            return Err(Error::BadQuery {
+                why: format!("root alone may ask for the artifacts of user {other}"),
+            });
+        }
+        (Some(own), _) => Some(own),
+        (None, named) => named,
+    };
+    let (now, after) = match query.cursor.as_deref() {
+        None => (Timestamp::now(), None),
+        Some(text) => {
+            let (now, after) = cursor::decode(text, query, owner).map_err(|refused| {
+                let why = match refused {
+                    Refused::Unreadable => "the cursor is not one that a page ended with",
+                    Refused::OfAnotherQuestion => {
+                        "the cursor belongs to another query: ask as for the page before, or leave it out"
+                    }
+                };
+                Error::BadQuery { why: why.to_owned() }
+            })?;
+            (now, Some(after))
+        }
+    };
+    let path = query.path.as_deref().map(Glob::of_path).transpose();
     let filter = Filter {
-        artifact_type: query.artifact_type.clone(),
+        types: query.artifact_type.as_ref().map_or(Vec::new(), |types| types.values().to_vec()),
         graph: query.graph.clone(),
+        node: query.node.clone(),
         workspace: query.workspace.clone(),
         run: query.run,
-        state: query.state.unwrap_or(ArtifactState::Ready),
+        states: match &query.state {
+            Some(states) => states.values().to_vec(),
+            None => vec![ArtifactState::Ready],
+        },
         since: query.since,
         before: query.before,
+        updated_since: query.updated_since,
+        updated_before: query.updated_before,
+        path: path.map_err(|error| Error::BadQuery { why: error.to_string() })?,
+        label: query.label.clone(),
+        tag: query.tag.clone(),
+        alias: query.alias.clone(),
+        expression: query.expression.as_deref().map(str::parse).transpose()?,
+        now,
         all_versions: query.all_versions,
+        order: query.order.unwrap_or_default(),
         limit,
         after,
     };
     let page = catalog.list(owner, &filter)?;
     Ok(ArtifactPage {
         artifacts: page.rows.into_iter().map(shown).collect(),
-        next: page.next.map(|next| next.to_string()),
+        next: page.next.map(|next| cursor::encode(query, owner, now, next)),
     })
 }
 
@@ -205,5 +242,15 @@ mod tests {
         }
         assert!(ask(ArtifactQuery { cursor: Some("x".into()), ..Default::default() }).is_err());
         assert!(ask(ArtifactQuery::default()).expect("empty").artifacts.is_empty());
+    }
+
+    #[test]
+    fn nobody_but_root_asks_for_the_artifacts_of_others() {
+        let catalog = crate::storage::memory::MemoryCatalog::default();
+        let query = |owner| ArtifactQuery { owner, ..Default::default() };
+        let error = list(&catalog, Some(1000), &query(Some(1001))).expect_err("refused");
+        assert!(error.to_string().contains("root alone"), "{error}");
+        list(&catalog, Some(1000), &query(Some(1000))).expect("their own");
+        list(&catalog, None, &query(Some(1001))).expect("root");
     }
 }

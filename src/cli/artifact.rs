@@ -20,7 +20,7 @@ pub enum ArtifactCommand {
     #[command(alias = "list")]
     Ls {
         #[command(flatten)]
-        filters: Filters,
+        filters: Box<Filters>,
         /// One JSON document.
         #[arg(long)]
         json: bool,
@@ -75,11 +75,15 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
     let client = &connection.client;
     match command {
         ArtifactCommand::Ls { filters, json } => {
-            let page = connection.block_on(filters.fetch(client))?;
             if json {
-                output::print_json(&page);
+                let mut list = output::JsonList::new("artifacts");
+                let next = connection.block_on(filters.fetch(client, |page| list.add(&page)))?;
+                list.end("next", next.as_ref());
             } else {
-                print_page(&page);
+                let mut artifacts = Vec::new();
+                let fetched = filters.fetch(client, |page| artifacts.extend(page));
+                let next = connection.block_on(fetched)?;
+                print_page(&ArtifactPage { artifacts, next });
             }
             Ok(DONE)
         }

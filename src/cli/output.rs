@@ -21,6 +21,60 @@ pub fn print_json(value: &impl Serialize) {
     print(&text);
 }
 
+/// One JSON document with one list, written as its elements come, so that a long list is never in memory as a whole. When
+/// it breaks off, the document does too and no reader takes it for complete.
+pub struct JsonList {
+    key: &'static str,
+    begun: bool,
+    elements: u64,
+}
+
+impl JsonList {
+    /// Nothing is written before there is something to add, so that a failure at the start leaves no broken document.
+    pub fn new(key: &'static str) -> Self {
+        Self { key, begun: false, elements: 0 }
+    }
+
+    fn opening(&mut self) -> String {
+        if std::mem::replace(&mut self.begun, true) {
+            return String::new();
+        }
+        format!("{{\n  \"{}\": [", self.key)
+    }
+
+    pub fn add<T: Serialize>(&mut self, elements: &[T]) {
+        print(&self.added(elements));
+    }
+
+    /// With one more key when it has a value.
+    pub fn end(self, key: &str, value: Option<&String>) {
+        print(&self.ended(key, value));
+    }
+
+    fn added<T: Serialize>(&mut self, elements: &[T]) -> String {
+        let mut text = self.opening();
+        for element in elements {
+            let shown = serde_json::to_string_pretty(element)
+                .expect("what the API speaks has text keys only")
+                .replace('\n', "\n    ");
+            text.push_str(if self.elements == 0 { "\n    " } else { ",\n    " });
+            text.push_str(&shown);
+            self.elements += 1;
+        }
+        text
+    }
+
+    fn ended(mut self, key: &str, value: Option<&String>) -> String {
+        let mut text = self.opening();
+        text.push_str(if self.elements == 0 { "]" } else { "\n  ]" });
+        if let Some(value) = value {
+            text.push_str(&format!(",\n  \"{key}\": {}", serde_json::Value::from(value.as_str())));
+        }
+        text.push_str("\n}\n");
+        text
+    }
+}
+
 /// A message about a failure.
 pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "belljar: {}", plain(text));
@@ -109,5 +163,24 @@ mod tests {
             [0, 1023, 1024, 1536, 5 << 30].map(size),
             ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]
         );
+    }
+
+    #[test]
+    fn a_list_in_parts_is_one_document() {
+        let whole = |parts: &[&[u8]], next: Option<&String>| {
+            let mut list = JsonList::new("numbers");
+            let mut text = String::new();
+            for part in parts {
+                text.push_str(&list.added(part));
+            }
+            text + &list.ended("next", next)
+        };
+        let value = serde_json::json!({ "numbers": [1, 2, 3], "next": "c\"" });
+        let text = whole(&[&[1, 2], &[], &[3]], Some(&"c\"".to_owned()));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
+        let pretty = serde_json::to_string_pretty(&serde_json::json!({ "numbers": [1, 2] }));
+        assert_eq!(whole(&[&[1], &[2]], None), pretty.expect("text") + "\n");
+        assert_eq!(whole(&[&[]], None), "{\n  \"numbers\": []\n}\n");
+        assert_eq!(whole(&[], None), "{\n  \"numbers\": []\n}\n");
     }
 }

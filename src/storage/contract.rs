@@ -6,6 +6,8 @@ use super::memory::{MemoryBlobs, MemoryCatalog};
 use super::*;
 use std::io::Read;
 
+mod query;
+
 fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
     NewVersion {
         owner_uid: 1000,
@@ -30,18 +32,7 @@ fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
 }
 
 fn every() -> Filter {
-    Filter {
-        artifact_type: None,
-        graph: None,
-        workspace: None,
-        run: None,
-        state: ArtifactState::Ready,
-        since: None,
-        before: None,
-        all_versions: false,
-        limit: 100,
-        after: None,
-    }
+    Filter::default()
 }
 
 fn over_each_catalog(check: impl Fn(&dyn Catalog)) {
@@ -149,7 +140,7 @@ fn filters_narrow_the_list() {
         let count = |filter: Filter| catalog.list(None, &filter).expect("list").rows.len();
         assert_eq!(count(every()), 2);
         assert_eq!(count(Filter { all_versions: true, ..every() }), 3);
-        assert_eq!(count(Filter { artifact_type: Some("log".into()), ..every() }), 1);
+        assert_eq!(count(Filter { types: vec!["log".into()], ..every() }), 1);
         assert_eq!(count(Filter { graph: Some("graph".into()), ..every() }), 1);
         assert_eq!(count(Filter { run: Some(run), all_versions: true, ..every() }), 1);
         assert_eq!(count(Filter { workspace: Some("other".parse().expect("id")), ..every() }), 0);

@@ -3,7 +3,7 @@
 //! Locking: each store has one lock, held for the length of one call.
 
 use super::{
-    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Filter, NewVersion,
+    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, NewVersion,
     Registered, Selected, VersionPage, VersionRow, Which,
 };
 use crate::model::artifact::{ArtifactState, Origin};
@@ -177,20 +177,11 @@ impl Tables {
     }
 
     fn matches(&self, position: usize, owner: Option<u32>, filter: &Filter) -> bool {
-        fn same<T: PartialEq>(wanted: &Option<T>, found: Option<&T>) -> bool {
-            wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
-        }
         let row = &self.rows[position];
-        row.state == filter.state
-            && owner.is_none_or(|owner| row.owner_uid == owner)
-            && (filter.all_versions || self.latest(row.id) == Some(position))
-            && same(&filter.artifact_type, Some(&row.artifact_type.as_str().to_owned()))
-            && same(&filter.graph, row.graph_id.as_ref())
-            && same(&filter.workspace, row.workspace.as_ref())
+        owner.is_none_or(|owner| row.owner_uid == owner)
+            && (filter.wants_every_version() || self.latest(row.id) == Some(position))
             && filter.run.is_none_or(|run| self.produced.contains(&(run, position)))
-            && filter.since.is_none_or(|since| row.created_at >= since)
-            && filter.before.is_none_or(|before| row.created_at < before)
-            && filter.after.is_none_or(|after| (position as i64) < after)
+            && filter.accepts(row)
     }
 }
 
@@ -208,11 +199,23 @@ impl Catalog for MemoryCatalog {
 
     fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError> {
         let tables = self.tables();
-        let mut found: Vec<usize> =
-            (0..tables.rows.len()).rev().filter(|&p| tables.matches(p, owner, filter)).collect();
+        let place = |&position: &usize| {
+            Cursor::of(&tables.rows[position], position as i64, filter.order.by)
+        };
+        let behind = |position: &usize| {
+            filter
+                .after
+                .as_ref()
+                .is_none_or(|after| place(position).order(after, filter.order).is_gt())
+        };
+        let mut found: Vec<usize> = (0..tables.rows.len())
+            .filter(behind)
+            .filter(|&position| tables.matches(position, owner, filter))
+            .collect();
+        found.sort_by(|one, other| place(one).order(&place(other), filter.order));
         let more = found.len() > filter.limit as usize;
         found.truncate(filter.limit as usize);
-        let next = found.last().filter(|_| more).map(|&position| position as i64);
+        let next = found.last().filter(|_| more).map(place);
         Ok(VersionPage { rows: found.into_iter().map(|p| tables.rows[p].clone()).collect(), next })
     }
 

@@ -9,6 +9,7 @@
 
 pub mod blob;
 pub mod catalog;
+mod filter;
 pub mod memory;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use std::io::{self, Write};
 
 pub use blob::BlobError;
 pub use catalog::CatalogError;
+pub use filter::{Cursor, Filter, SortKey, VersionPage};
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
 pub trait BlobStore: Send + Sync {
@@ -58,7 +60,8 @@ pub trait Catalog: Send + Sync {
     /// the run is noted as one that produced it: registering the same thing twice, as after a crash, leaves one version.
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError>;
 
-    /// Rows that match, newest first. `owner` of `None` sees everyone's.
+    /// Rows that match, in the order that the filter names. `owner` of `None` sees everyone's. A question that takes too long
+    /// is given up with [`CatalogError::TooSlow`].
     fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError>;
 
     fn find(
@@ -178,29 +181,6 @@ pub enum Which {
 pub enum Selected {
     Every,
     One(Which),
-}
-
-/// What [`Catalog::list`] looks for.
-#[derive(Debug, Clone)]
-pub struct Filter {
-    pub artifact_type: Option<String>,
-    pub graph: Option<String>,
-    pub workspace: Option<WorkspaceId>,
-    pub run: Option<RunId>,
-    pub state: ArtifactState,
-    pub since: Option<Timestamp>,
-    pub before: Option<Timestamp>,
-    pub all_versions: bool,
-    pub limit: u32,
-    /// [`VersionPage::next`] of the page before.
-    pub after: Option<i64>,
-}
-
-#[derive(Debug, Clone)]
-pub struct VersionPage {
-    pub rows: Vec<VersionRow>,
-    /// Where the next page starts; `None` on the last.
-    pub next: Option<i64>,
 }
 
 /// Whether trying the same again later may succeed, without anything being wrong with what was tried.

@@ -1,8 +1,10 @@
 //! Artifacts and the questions that can be asked about them.
 
+use super::list::List;
 use crate::model::artifact::{ArtifactState, ArtifactType, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId, WorkspaceId};
+use crate::model::order::Order;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -71,21 +73,46 @@ pub struct Process {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ArtifactQuery {
+    /// One of these; any when missing.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
+    pub artifact_type: Option<List<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graph: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
-    /// READY when missing.
+    /// One of these; READY when missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub state: Option<ArtifactState>,
+    pub state: Option<List<ArtifactState>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updated_before: Option<Timestamp>,
+    /// A pattern for the path inside the workspace or on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// Root alone may name others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
+    /// An expression (docs/expressions.md).
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    /// `created` when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
     /// Every version instead of the latest of each artifact.
     pub all_versions: bool,
     /// At most 1,000; 100 when missing.

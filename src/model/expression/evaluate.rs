@@ -158,3 +158,102 @@ fn compare_exactly(integer: i64, float: f64) -> Ordering {
     let fraction = float - whole;
     integer.cmp(&(whole as i64)).then(0.0_f64.total_cmp(&(fraction + 0.0)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An artifact with two tags, a size, a time and metadata.
+    struct Sample(Map<String, Json>);
+
+    impl Subject for Sample {
+        fn any(&self, field: Field, test: &mut dyn FnMut(Datum<'_>) -> bool) -> bool {
+            match field {
+                Field::Tag => {
+                    ["nightly", "draft"].iter().any(|tag| test(Datum::Bytes(tag.as_bytes())))
+                }
+                Field::Size => test(Datum::Int(11 << 20)),
+                Field::Type => test(Datum::Bytes(b"data")),
+                Field::Path => test(Datum::Bytes(b"/workspace/output/a/x.csv")),
+                Field::CreatedAt => test(Datum::Int(
+                    super::super::samples::now().as_microsecond() - 8 * 86_400_000_000,
+                )),
+                Field::Pinned => test(Datum::Bool(false)),
+                _ => false,
+            }
+        }
+
+        fn metadata(&self) -> &Map<String, Json> {
+            &self.0
+        }
+    }
+
+    fn holds(text: &str) -> bool {
+        let metadata = serde_json::json!({
+            "accuracy": 0.95, "n": "10", "one": 1, "none": null, "draft": false, "big": i64::MAX,
+            "hyper": { "depth": 3 }, "shape": [640, 480], "learning rate": 1e-3,
+        });
+        let expression: Expression = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let sample = Sample(metadata.as_object().expect("an object").clone());
+        expression.holds(&sample, super::super::samples::now())
+    }
+
+    #[test]
+    fn comparisons_mean_what_the_language_says() {
+        for yes in [
+            "metadata.accuracy > 0.9",
+            "type in ['data', 'model'] and size > 10MiB",
+            "path ~ 'output/**/*.csv'",
+            "path ~ '*.csv' and not path ~ '*.tsv'",
+            "created_at < 7d and created_at > 9d and not pinned",
+            "created_at = '2026-04-23T14:00:00+02:00'",
+            "metadata.one = 1.0 and metadata.one >= 1",
+            "metadata.n != 10 and not metadata.n = 10 and metadata.n = '10'",
+            "metadata.none = null and exists metadata.none and metadata.one != null",
+            "metadata.hyper.depth in (2, 3)",
+            "metadata.shape[1] = 480 and exists metadata.shape and not exists metadata.shape[2]",
+            "metadata.'learning rate' < 0.01",
+            "metadata.big < 9223372036854775808.0 and metadata.big > 9223372036854774784.0",
+            "tag = 'draft' and tag ~ 'night*' and tag > 'm'",
+            "not metadata.nothing = 1 and not metadata.nothing != 1 and not metadata.nothing < 1",
+            "metadata.draft != true and metadata.shape != 1",
+            "not (label = 'x' or label != 'x' or exists label)",
+        ] {
+            assert!(holds(yes), "{yes} is false");
+        }
+        for no in [
+            "tag != 'draft'",
+            "metadata.n > 9",
+            "metadata.hyper = 3",
+            "metadata.hyper.depth.more = 3",
+            "metadata.one = true",
+            "metadata.shape[0].x = 1",
+            "type = 'Data'",
+            "metadata.n ~ '1'",
+        ] {
+            assert!(!holds(no), "{no} is true");
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_documentation_can_be_read() {
+        let page = include_str!("../../../docs/expressions.md");
+        let examples: Vec<&str> = page
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix("belljar artifact ls --where '")?.strip_suffix('\'')
+            })
+            .collect();
+        assert_eq!(examples.len(), 4);
+        for example in examples {
+            example.parse::<Expression>().unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+        for field in Field::ALL {
+            assert!(
+                page.contains(&format!("`{}`", field.as_str())),
+                "{} is not documented",
+                field.as_str()
+            );
+        }
+    }
+}

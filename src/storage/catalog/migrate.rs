@@ -12,6 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0001_artifacts.sql"),
     include_str!("schema/sqlite/0002_life.sql"),
+    include_str!("schema/sqlite/0004_query.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

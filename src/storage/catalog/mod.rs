@@ -7,6 +7,7 @@ use crate::model::artifact::ArtifactState;
 use crate::model::id::ArtifactId;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What can go wrong with the catalog.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,8 @@ pub enum CatalogError {
     Damaged { what: String },
     #[error("artifact {id} version {number} is {from} and cannot become {to}")]
     IllegalTransition { id: ArtifactId, number: u64, from: ArtifactState, to: ArtifactState },
+    #[error("the question took longer than {} s and was given up", patience.as_secs_f32())]
+    TooSlow { patience: Duration },
 }
 
 impl CatalogError {

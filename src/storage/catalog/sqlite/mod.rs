@@ -4,10 +4,16 @@
 //! transaction, so that it never has to give up half-way because it read first (sqlite.org/lang_transaction, SQLITE_BUSY
 //! on upgrade). `synchronous=FULL`: a commit is on the disk when it returns.
 //!
-//! Locking: `writer` and `reader` are held for the length of one call and never both.
+//! Locking: `writer` and `reader` are held for the length of one call and never both. Lists, which may take long, have
+//! connections of their own.
 
+mod expression;
+mod function;
+mod list;
+mod readers;
 mod register;
 mod row;
+mod statement;
 
 use super::{CatalogError, migrate};
 use crate::model::artifact::ArtifactState;
@@ -16,9 +22,9 @@ use crate::storage::{
     Catalog, Filter, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
 use jiff::Timestamp;
+use readers::Readers;
 use register::register;
 use row::{COLUMNS, find, select};
-use rusqlite::types::Value;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,11 +37,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// several processes do it at once.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a list may take before it is given up. Chosen: longer than a whole look at a catalog of 1,000,000 versions.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A catalog in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteCatalog {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
+    lists: Readers,
 }
 
 impl SqliteCatalog {
@@ -59,7 +69,11 @@ impl SqliteCatalog {
         reader
             .pragma_update(None, "query_only", true)
             .map_err(|source| CatalogError::Open { path: path.to_owned(), source })?;
-        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+        Ok(Self {
+            writer: Mutex::new(writer),
+            reader: Mutex::new(reader),
+            lists: Readers::new(path),
+        })
     }
 
     /// Runs `act` in one IMMEDIATE transaction and commits it.
@@ -113,46 +127,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError> {
-        let mut text = format!(
-            "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE v.state = ?"
-        );
-        let mut values = vec![Value::from(filter.state.as_str().to_owned())];
-        if !filter.all_versions {
-            text.push_str(" AND v.number = a.latest");
-        }
-        let wanted = [
-            (" AND v.owner_uid = ?", owner.map(Value::from)),
-            (" AND v.pk < ?", filter.after.map(Value::from)),
-            (" AND v.type = ?", filter.artifact_type.clone().map(Value::from)),
-            (" AND v.graph_id = ?", filter.graph.clone().map(Value::from)),
-            (
-                " AND v.workspace = ?",
-                filter.workspace.clone().map(|w| Value::from(String::from(w))),
-            ),
-            (
-                " AND v.pk IN (SELECT version FROM produced WHERE run = ?)",
-                filter.run.map(|run| Value::from(run.as_uuid().as_bytes().to_vec())),
-            ),
-            (" AND v.created_at >= ?", filter.since.map(|t| Value::from(t.as_microsecond()))),
-            (" AND v.created_at < ?", filter.before.map(|t| Value::from(t.as_microsecond()))),
-        ];
-        for (condition, value) in wanted {
-            if let Some(value) = value {
-                text.push_str(condition);
-                values.push(value);
-            }
-        }
-        // One more than asked for tells whether there is a next page.
-        text.push_str(" ORDER BY v.pk DESC LIMIT ?");
-        values.push(Value::from(i64::from(filter.limit) + 1));
-
-        let reader = lock(&self.reader);
-        let mut rows =
-            select(&reader, "list artifacts", &text, rusqlite::params_from_iter(values))?;
-        let more = rows.len() > filter.limit as usize;
-        rows.truncate(filter.limit as usize);
-        let next = rows.last().filter(|_| more).map(|(pk, _)| *pk);
-        Ok(VersionPage { rows: rows.into_iter().map(|(_, row)| row).collect(), next })
+        self.lists.ask(LIST_PATIENCE, |connection| list::list(connection, owner, filter))
     }
 
     fn find(

@@ -1,0 +1,261 @@
+//! Lists: every way of narrowing and ordering them, and their pages.
+
+use super::*;
+use crate::model::expression::samples;
+use crate::model::glob::Glob;
+use crate::model::order::Order;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rusqlite::Connection;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A catalog on the disk, and its file for what no call of the contract changes.
+struct OnDisk {
+    catalog: SqliteCatalog,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl OnDisk {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("catalog.sqlite");
+        Self { catalog: SqliteCatalog::open(&path).expect("open"), path, _directory: directory }
+    }
+
+    fn change(&self, sql: &str) {
+        let connection = Connection::open(&self.path).expect("open");
+        connection.busy_timeout(Duration::from_secs(5)).expect("set");
+        connection.execute_batch(sql).expect("change");
+    }
+
+    fn paths(&self, owner: Option<u32>, filter: &Filter) -> Vec<String> {
+        names(&self.catalog.list(owner, filter).expect("list").rows)
+    }
+}
+
+/// `path@number`, sorted.
+fn names(rows: &[VersionRow]) -> Vec<String> {
+    let mut names: Vec<String> = rows.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+fn name(row: &VersionRow) -> String {
+    let path = row.path_seen();
+    let last = path.rsplit(|byte| *byte == b'/').next().expect("a name");
+    format!("{}@{}", String::from_utf8_lossy(last), row.number)
+}
+
+fn moment(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).expect("a time")
+}
+
+#[test]
+fn several_states_and_types_and_every_time_narrow_the_list() {
+    over_each_catalog(|catalog| {
+        for (second, path, kind) in
+            [(0, "a", "data"), (10, "b", "log"), (20, "c", "model"), (30, "d", "data")]
+        {
+            let new = NewVersion {
+                artifact_type: ArtifactType::new(kind),
+                node_id: (kind == "data").then(|| "n".to_owned()),
+                captured_at: moment(second),
+                ..new_version(path, path, None)
+            };
+            catalog.register(&[new]).expect("register");
+        }
+        let list = |filter: Filter| names(&catalog.list(Some(1000), &filter).expect("list").rows);
+        let id = catalog.list(None, &every()).expect("list").rows[0].id;
+        catalog
+            .change_state(None, id, Selected::Every, ArtifactState::Archived)
+            .expect("change")
+            .expect("there");
+        let types = |types: &[&str]| types.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(list(every()), ["a@1", "b@1", "c@1"]);
+        let both = vec![ArtifactState::Ready, ArtifactState::Archived, ArtifactState::Ready];
+        assert_eq!(list(Filter { states: both, ..every() }).len(), 4);
+        assert_eq!(list(Filter { states: Vec::new(), ..every() }).len(), 4);
+        let archived = Filter { states: vec![ArtifactState::Archived], ..every() };
+        assert_eq!(list(archived), ["d@1"]);
+        assert_eq!(list(Filter { types: types(&["data", "log"]), ..every() }), ["a@1", "b@1"]);
+        assert_eq!(list(Filter { types: types(&["none"]), ..every() }), [""; 0]);
+        assert_eq!(list(Filter { node: Some("n".into()), ..every() }), ["a@1"]);
+        let middle = Filter { since: Some(moment(10)), before: Some(moment(20)), ..every() };
+        assert_eq!(list(middle), ["b@1"]);
+        let updated = Filter { states: Vec::new(), updated_since: Some(moment(1_000)), ..every() };
+        assert_eq!(list(updated), ["d@1"], "a change of state is a change");
+        let untouched = Filter { states: Vec::new(), updated_before: Some(moment(20)), ..every() };
+        assert_eq!(list(untouched), ["a@1", "b@1"]);
+    });
+}
+
+#[test]
+fn a_path_pattern_is_for_both_paths() {
+    over_each_catalog(|catalog| {
+        for path in ["a/x.csv", "a/b/y.csv", "z.json"] {
+            catalog.register(&[new_version(path, path, None)]).expect("register");
+        }
+        let list = |pattern: &str| {
+            let path = Some(Glob::of_path(pattern).expect("legal"));
+            names(&catalog.list(None, &Filter { path, ..every() }).expect("list").rows)
+        };
+        assert_eq!(list("*.csv"), ["x.csv@1", "y.csv@1"]);
+        assert_eq!(list("output/a/*"), ["x.csv@1"]);
+        assert_eq!(list("/workspace/output/**"), ["x.csv@1", "y.csv@1", "z.json@1"]);
+        // The host's path has a byte that is not UTF-8.
+        assert_eq!(list("/host/?z.json"), ["z.json@1"]);
+    });
+}
+
+#[test]
+fn pages_of_every_order_join_while_rows_are_added() {
+    over_each_catalog(|catalog| {
+        let add = |letter: &str, number: usize| {
+            let path = format!("{letter}{number:03}");
+            // Few different values, so that many rows have the same key.
+            let new = NewVersion {
+                size: number as u64 % 3,
+                artifact_type: ArtifactType::new(["data", "log"][number % 2]),
+                captured_at: moment(number as i64 % 4),
+                ..new_version(&path, &path, None)
+            };
+            catalog.register(&[new]).expect("register");
+        };
+        let mut added = 0;
+        for text in [
+            "created",
+            "created:asc",
+            "updated",
+            "size",
+            "size:asc",
+            "path",
+            "path:desc",
+            "type",
+            "type:desc",
+        ] {
+            let order: Order = text.parse().expect("legal");
+            for _ in 0..5 {
+                added += 1;
+                add("f", added);
+            }
+            let whole = Filter { order, limit: 1_000, ..every() };
+            let before: Vec<String> =
+                catalog.list(None, &whole).expect("list").rows.iter().map(name).collect();
+            let mut filter = Filter { order, limit: 7, ..every() };
+            let mut seen = Vec::new();
+            loop {
+                let page = catalog.list(None, &filter).expect("list");
+                seen.extend(page.rows.iter().map(name));
+                added += 1;
+                add("g", added);
+                match page.next {
+                    Some(next) => filter.after = Some(next),
+                    None => break,
+                }
+            }
+            let once: BTreeSet<&String> = seen.iter().collect();
+            assert_eq!(once.len(), seen.len(), "{text}: a row came twice");
+            seen.retain(|name| before.contains(name));
+            assert_eq!(seen, before, "{text}: a row is missing or in another place");
+            let keys: Vec<SortKey> = catalog
+                .list(None, &whole)
+                .expect("list")
+                .rows
+                .iter()
+                .map(|row| Cursor::of(row, 0, order.by).key)
+                .collect();
+            let sorted = |pair: &[SortKey]| {
+                if order.descending { pair[0] >= pair[1] } else { pair[0] <= pair[1] }
+            };
+            assert!(keys.windows(2).all(sorted), "{text}: {keys:?}");
+        }
+    });
+}
+
+#[test]
+fn labels_tags_and_aliases_narrow_the_list_and_a_label_finds_older_versions() {
+    let disk = OnDisk::new();
+    for (path, content) in [("a", "1"), ("a", "2"), ("b", "1")] {
+        disk.catalog.register(&[new_version(path, content, None)]).expect("register");
+    }
+    disk.change(
+        "INSERT INTO label SELECT artifact, 'v', pk FROM version WHERE path = x'61' AND number = 1;
+         INSERT INTO tag SELECT pk, 't' FROM version;
+         INSERT INTO alias SELECT 1000, 'n', artifact FROM version WHERE path = x'62';",
+    );
+    for owner in [None, Some(1000)] {
+        let list = |filter: Filter| disk.paths(owner, &filter);
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(list(Filter { label: some("v"), ..every() }), ["a@1"]);
+        assert_eq!(list(Filter { tag: some("t"), ..every() }), ["a@2", "b@1"]);
+        assert_eq!(list(Filter { tag: some("t"), all_versions: true, ..every() }).len(), 3);
+        assert_eq!(list(Filter { alias: some("n"), ..every() }), ["b@1"]);
+        assert_eq!(list(Filter { alias: some("n"), tag: some("t"), ..every() }), ["b@1"]);
+        assert_eq!(list(Filter { label: some("v"), alias: some("n"), ..every() }), [""; 0]);
+        assert_eq!(list(Filter { tag: some("other"), ..every() }), [""; 0]);
+    }
+    assert_eq!(disk.paths(Some(1), &Filter { alias: Some("n".into()), ..every() }), [""; 0]);
+}
+
+/// What the columns of a row hold that no file brings.
+const LIFE: &str = "
+    UPDATE version SET state = CASE pk % 4 WHEN 0 THEN 'ARCHIVED' WHEN 1 THEN 'DELETED' ELSE 'READY' END,
+        pinned = pk % 2, held = pk % 3 = 0, quarantined = pk % 5 = 0,
+        origin = CASE pk % 3 WHEN 0 THEN 'declared' ELSE 'observed' END,
+        mount = CASE pk % 7 WHEN 0 THEN NULL ELSE mount END, path = CASE pk % 7 WHEN 0 THEN NULL ELSE path END,
+        workspace = CASE pk % 7 WHEN 0 THEN NULL ELSE workspace END;
+    INSERT OR IGNORE INTO label SELECT artifact, iif(pk % 2, 'x', 'y'), pk FROM version WHERE pk % 3;
+    INSERT INTO tag SELECT pk, 'x' FROM version WHERE pk % 3 = 0 UNION ALL SELECT pk, '10' FROM version WHERE pk % 2;
+    INSERT INTO alias SELECT owner_uid, 'x' || pk, artifact FROM version WHERE pk % 4 = 2;";
+
+#[test]
+fn sqlite_and_memory_give_every_expression_the_same_meaning() {
+    let cases = if std::env::var_os("BELLJAR_TEST_LONG").is_some() { 300 } else { 16 };
+    let mut runner = TestRunner::new(Config { cases, ..Config::default() });
+    let rows = vec(samples::metadata(), 1..24);
+    let expressions = vec(samples::expression(), 40);
+    let seen = [Cell::new(0_u32), Cell::new(0)];
+    let outcome = runner.run(&(rows, expressions), |(rows, expressions)| {
+        let disk = OnDisk::new();
+        let batch: Vec<NewVersion> = rows
+            .into_iter()
+            .enumerate()
+            .map(|(position, metadata)| NewVersion {
+                metadata,
+                size: position as u64 % 4,
+                graph_id: (position % 2 == 0).then(|| "g".to_owned()),
+                run: (position % 3 == 0)
+                    .then(|| "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("id")),
+                captured_at: samples::now() - jiff::SignedDuration::from_secs(position as i64 * 60),
+                ..new_version(["x", "a/x.csv", "y"][position % 3], &position.to_string(), None)
+            })
+            .collect();
+        disk.catalog.register(&batch).expect("register");
+        disk.change(LIFE);
+        let everything = Filter { states: Vec::new(), all_versions: true, limit: 1_000, ..every() };
+        let all = disk.catalog.list(None, &everything).expect("list").rows;
+        prop_assert_eq!(all.len(), batch.len());
+        for asked in expressions {
+            let expected: Vec<&VersionRow> =
+                all.iter().filter(|row| asked.holds(*row, samples::now())).collect();
+            let filter = Filter {
+                expression: Some(asked.clone()),
+                now: samples::now(),
+                ..everything.clone()
+            };
+            let found = disk.catalog.list(None, &filter).expect("list").rows;
+            prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected.clone(), "{}", asked);
+            let told_apart = !expected.is_empty() && expected.len() < all.len();
+            seen[0].set(seen[0].get() + u32::from(told_apart));
+            seen[1].set(seen[1].get() + 1);
+        }
+        Ok(())
+    });
+    outcome.expect("the same");
+    assert!(seen[0].get() * 10 > seen[1].get(), "expressions told rows apart only {seen:?} times");
+}
