@@ -1,5 +1,6 @@
 //! What an artifact is: its type, its state and which state may follow which.
 
+use crate::model::id::RunId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -69,12 +70,12 @@ impl ArtifactState {
             (Creating, Ready | Deleted) => true,
             (Ready, Archived | Deleted) => true,
             (Archived, Ready | Deleted) => true,
-            // Within the undo window a deletion can be taken back.
-            (Deleted, Ready) => true,
+            // Within the undo window a deletion can be taken back; what was held comes back as it was.
+            (Deleted, Ready | Creating) => true,
             (Creating, Creating | Archived)
             | (Ready, Creating | Ready)
             | (Archived, Creating | Archived)
-            | (Deleted, Creating | Archived | Deleted) => false,
+            | (Deleted, Archived | Deleted) => false,
         }
     }
 }
@@ -104,6 +105,27 @@ pub enum Origin {
     Observed,
     /// Somebody said so over the API.
     Declared,
+}
+
+/// Who changed something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// A user over the API.
+    User(u32),
+    /// A process of a run: written by it, or said over the run's own socket.
+    Run(RunId),
+    /// The daemon by itself.
+    Belljar,
+}
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Author::User(uid) => write!(f, "uid:{uid}"),
+            Author::Run(run) => write!(f, "run:{run}"),
+            Author::Belljar => f.write_str("belljar"),
+        }
+    }
 }
 
 /// A text that names no origin.

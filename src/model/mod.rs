@@ -8,4 +8,5 @@ pub mod glob;
 pub mod id;
 pub mod mount;
 pub mod order;
+pub mod names;
 pub mod path;

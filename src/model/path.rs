@@ -99,6 +99,32 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
+/// The bytes that [`escape`] rendered; `None` for text that it never writes.
+pub fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        match tail {
+            [b'\\', tail @ ..] => {
+                bytes.push(b'\\');
+                rest = tail;
+            }
+            [b'x', high, low, tail @ ..] => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+                rest = tail;
+            }
+            _ => return None,
+        }
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +142,15 @@ mod tests {
     fn bytes_that_are_not_utf8_and_controls_are_escaped() {
         assert_eq!(escape(b"a\xff\\b\x1b[31m\n"), "a\\xff\\\\b\\x1b[31m\\x0a");
         assert_eq!(escape("grüße.csv".as_bytes()), "grüße.csv");
+    }
+
+    #[test]
+    fn what_was_escaped_is_read_back() {
+        for bytes in [&b"a\xff\\b\x1b[31m\n"[..], "grüße.csv".as_bytes(), b"", b"\\x41"] {
+            assert_eq!(unescape(&escape(bytes)).as_deref(), Some(bytes));
+        }
+        for never in ["\\", "\\x4", "\\q", "\\xgg"] {
+            assert_eq!(unescape(never), None);
+        }
     }
 }
