@@ -8,6 +8,9 @@ use crate::sys::scm_rights;
 use crate::sys::unix_socket::{Address, connect_seqpacket};
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery, SyncOutcome, SyncRequest};
 use crate::wire::daemon::{COMPANION_SUFFIX, CompanionAnswer, DESCRIPTORS_MAX, DaemonStatus};
+use crate::wire::life::{
+    Event, EventPage, EventQuery, RegisterOutcome, RegisterRequest, UpdateRequest, VersionsQuery,
+};
 use crate::wire::problem::Problem;
 use crate::wire::run::{Receipt, RunRequest, RunStarted, SignalRequest};
 use crate::wire::workspace::{
@@ -129,6 +132,34 @@ impl Content {
             }
         }
         Ok(None)
+    }
+}
+
+/// Events, on their way.
+#[derive(Debug)]
+pub struct EventStream {
+    body: Incoming,
+    /// What arrived and is not a whole event yet.
+    pending: Vec<u8>,
+}
+
+impl EventStream {
+    /// The next event; `None` at the end.
+    pub async fn next(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            while let Some(end) = self.pending.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.pending.drain(..end + 2).collect();
+                let data =
+                    block.split(|&byte| byte == b'\n').find_map(|l| l.strip_prefix(b"data: "));
+                if let Some(data) = data {
+                    return serde_json::from_slice(data).map(Some).map_err(io::Error::other);
+                }
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                self.pending.extend_from_slice(&data);
+            }
+        }
     }
 }
 
@@ -310,6 +341,87 @@ impl Client {
         self.get("showing an artifact", &path).await
     }
 
+    /// Waits, as long as the request allows, until files that were closed before are registered.
+    pub async fn register(
+        &self,
+        request: &RegisterRequest,
+    ) -> Result<RegisterOutcome, ClientError> {
+        let doing = "registering artifacts";
+        let body = encode(doing, request)?;
+        let answer = self.exchange(doing, Method::POST, "/v1/artifacts", body).await?;
+        self.json(doing, answer).await
+    }
+
+    pub async fn update_artifact(
+        &self,
+        reference: &str,
+        request: &UpdateRequest,
+    ) -> Result<Artifact, ClientError> {
+        let doing = "updating an artifact";
+        let body = encode(doing, request)?;
+        let path = format!("/v1/artifacts/{}", segment(reference));
+        let answer = self.exchange(doing, Method::PATCH, &path, body).await?;
+        self.json(doing, answer).await
+    }
+
+    pub async fn archive_artifact(&self, reference: &str) -> Result<Artifact, ClientError> {
+        self.change("archiving an artifact", Method::POST, reference, "archive").await
+    }
+
+    pub async fn restore_artifact(&self, reference: &str) -> Result<Artifact, ClientError> {
+        self.change("restoring an artifact", Method::POST, reference, "restore").await
+    }
+
+    pub async fn pin_artifact(&self, reference: &str) -> Result<Artifact, ClientError> {
+        self.change("pinning an artifact", Method::POST, reference, "pin").await
+    }
+
+    pub async fn unpin_artifact(&self, reference: &str) -> Result<Artifact, ClientError> {
+        self.change("unpinning an artifact", Method::DELETE, reference, "pin").await
+    }
+
+    async fn change(
+        &self,
+        doing: &str,
+        method: Method,
+        reference: &str,
+        what: &str,
+    ) -> Result<Artifact, ClientError> {
+        let path = format!("/v1/artifacts/{}/{what}", segment(reference));
+        let answer = self.patient(doing, method, &path, Bytes::new()).await?;
+        self.json(doing, answer).await
+    }
+
+    pub async fn versions(
+        &self,
+        reference: &str,
+        query: &VersionsQuery,
+    ) -> Result<ArtifactPage, ClientError> {
+        let query = query_string(query);
+        let path = format!("/v1/artifacts/{}/versions{query}", segment(reference));
+        self.get("listing versions", &path).await
+    }
+
+    pub async fn events(
+        &self,
+        reference: Option<&str>,
+        query: &EventQuery,
+    ) -> Result<EventPage, ClientError> {
+        self.get("listing events", &events_path(reference, query)).await
+    }
+
+    /// Events as they come, until the daemon stops or the value is dropped.
+    pub async fn follow_events(
+        &self,
+        reference: Option<&str>,
+        after: Option<i64>,
+    ) -> Result<EventStream, ClientError> {
+        let query = EventQuery { after, limit: None, follow: true };
+        let path = events_path(reference, &query);
+        let answer = self.exchange("following events", Method::GET, &path, Bytes::new()).await?;
+        Ok(EventStream { body: answer.into_body(), pending: Vec::new() })
+    }
+
     pub async fn remove_artifact(&self, reference: &str) -> Result<Artifact, ClientError> {
         let doing = "removing an artifact";
         let path = format!("/v1/artifacts/{}", segment(reference));
@@ -460,8 +572,16 @@ fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
+fn events_path(reference: Option<&str>, query: &EventQuery) -> String {
+    let query = query_string(query);
+    match reference {
+        Some(reference) => format!("/v1/artifacts/{}/events{query}", segment(reference)),
+        None => format!("/v1/events{query}"),
+    }
+}
+
 /// `?a=b&c=d`, or nothing.
-fn query_string(query: &ArtifactQuery) -> String {
+fn query_string(query: &impl Serialize) -> String {
     let serde_json::Value::Object(fields) =
         serde_json::to_value(query).expect("a query has text keys only")
     else {

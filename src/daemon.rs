@@ -42,6 +42,9 @@ const BLOCKING_THREADS_MAX: usize = 512;
 /// Calls that may wait for runs at a time; the rest of the threads is left to short calls.
 const WAITS_MAX: usize = 384;
 
+/// Streams of events at a time. Each looks into the catalog some times a second. Chosen, not measured.
+const SUBSCRIBERS_MAX: usize = 64;
+
 /// Threads that serve requests. A request is decoded and handed on; two keep one slow decode from stopping the rest.
 const WORKER_THREADS: usize = 2;
 
@@ -238,6 +241,7 @@ impl Running {
         settings.debounce = config.artifacts.debounce;
         settings.debounce_max = config.artifacts.debounce_max;
         settings.content_bytes_max = config.artifacts.content_size_max;
+        settings.undo_window = config.artifacts.undo_window;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));
@@ -269,6 +273,7 @@ impl Running {
             body_size_max: config.api.body_size_max,
             drain_timeout: config.runs.drain_timeout,
             waits: Semaphore::new(WAITS_MAX),
+            subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             stopping: AtomicBool::new(false),
         });
         door.lead_to(api.clone());

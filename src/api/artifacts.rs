@@ -53,9 +53,9 @@ pub async fn remove(
     caller: Caller,
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
-    let owner = caller.artifact_owner();
+    let voice = super::life::voice(&caller);
     Ok(Json(
-        api.blocking(move |workspaces| workspaces.artifacts().delete(owner, &reference)).await??,
+        api.blocking(move |workspaces| workspaces.artifacts().delete(&voice, &reference)).await??,
     ))
 }
 

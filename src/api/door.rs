@@ -123,6 +123,7 @@ mod tests {
             body_size_max: 1 << 20,
             drain_timeout: Duration::from_secs(1),
             waits: Semaphore::new(4),
+            subscribers: Arc::new(Semaphore::new(4)),
             stopping: AtomicBool::new(false),
         }));
         door
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runs_socket_serves_its_own_workspace_to_read_and_nothing_else() {
+    fn a_runs_socket_serves_its_own_workspace_and_nothing_else() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let door = door(directory.path(), runtime.handle().clone());
@@ -174,6 +175,11 @@ mod tests {
             ("POST", "/v1/runs"),
             ("POST", "/v1/artifacts/sync"),
             ("DELETE", "/v1/artifacts/x"),
+            ("POST", "/v1/artifacts/x/archive"),
+            ("POST", "/v1/artifacts/x/restore"),
+            ("POST", "/v1/artifacts/x/pin"),
+            ("GET", "/v1/artifacts/x/events"),
+            ("GET", "/v1/events"),
             ("GET", "/v1/daemon"),
         ] {
             assert_eq!(status(&socket, method, path), 403, "{method} {path}");

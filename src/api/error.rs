@@ -4,6 +4,7 @@
 //! it must be able to mend them; what only the daemon's operator can mend is logged as well, once, by [`super::log`].
 
 use crate::artifact;
+use crate::storage::life::Refusal;
 use crate::telemetry::sentence;
 use crate::wire::problem::{
     COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, MEDIA_TYPE, Problem, SETUP_FAILED,
@@ -108,11 +109,20 @@ impl From<artifact::Error> for ApiError {
         let detail = sentence(&error);
         match error {
             E::NotFound { .. } => Self::not_found("artifact-not-found", detail),
-            E::BadReference { .. } | E::BadQuery { .. } => Self::invalid(detail),
+            E::BadReference { .. }
+            | E::BadQuery { .. }
+            | E::BadRequest { .. }
+            | E::Unreadable { .. } => Self::invalid(detail),
             E::BadExpression(_) => Self::new(StatusCode::BAD_REQUEST, "invalid-expression", detail),
             E::TooSlow { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "query-too-slow", detail)
             }
+            E::NotReady { .. } => Self::new(StatusCode::CONFLICT, "not-ready", detail),
+            E::Ambiguous { .. } => Self::new(StatusCode::CONFLICT, "ambiguous-alias", detail),
+            E::Changing { .. } => Self::new(StatusCode::CONFLICT, "changing", detail),
+            E::OutsideScope { .. } => Self::forbidden(detail),
+            E::StillPending { .. } => Self::busy(detail),
+            E::Refused(refusal) => refusal.into(),
             E::IllegalTransition { .. } => {
                 Self::new(StatusCode::CONFLICT, "illegal-transition", detail)
             }
@@ -121,6 +131,41 @@ impl From<artifact::Error> for ApiError {
             E::State { .. } | E::Rules(_) | E::Catalog(_) | E::Blob(_) | E::Journal(_) => {
                 Self::of_system(&error)
             }
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        let (status, code) = match refusal {
+            Refusal::AliasTaken { .. } => (StatusCode::CONFLICT, "alias-taken"),
+            Refusal::NoContent { .. } | Refusal::NothingCaptured { .. } => {
+                (StatusCode::CONFLICT, "no-content")
+            }
+            Refusal::Pinned { .. } => (StatusCode::CONFLICT, "pinned"),
+            Refusal::NotHeld { .. } => (StatusCode::CONFLICT, "illegal-transition"),
+            Refusal::IsDeleted { .. } => (StatusCode::GONE, "artifact-deleted"),
+            Refusal::Swept { .. } => (StatusCode::GONE, "artifact-swept"),
+            Refusal::MetadataTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "metadata-too-large")
+            }
+            Refusal::NoSuchParent { .. } | Refusal::MetadataTooDeep | Refusal::TooMany { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid-request")
+            }
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+impl ApiError {
+    /// As a document, for one of several answers in one.
+    pub fn problem(self) -> Problem {
+        Problem {
+            code: self.code.to_owned(),
+            status: self.status.as_u16(),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            detail: self.detail,
         }
     }
 }

@@ -10,8 +10,10 @@ pub mod descriptors;
 pub mod door;
 pub mod environment;
 pub mod error;
+pub mod events;
 pub mod gate;
 pub mod input;
+pub mod life;
 pub mod listen;
 pub mod log;
 pub mod runs;
@@ -52,6 +54,8 @@ pub struct Parts {
     pub drain_timeout: Duration,
     /// Places for calls that wait for long on a thread of their own; see [`Api::wait`].
     pub waits: Semaphore,
+    /// Places for streams of events.
+    pub subscribers: Arc<Semaphore>,
     pub stopping: AtomicBool,
 }
 
@@ -121,16 +125,26 @@ pub fn router(api: Api) -> Router {
         .route("/v1/runs", post(runs::start))
         .route("/v1/runs/{id}/receipt", get(runs::receipt))
         .route("/v1/runs/{id}/signal", post(runs::signal))
-        .route("/v1/artifacts", get(artifacts::list))
+        .route("/v1/artifacts", get(artifacts::list).post(life::register))
         .route("/v1/artifacts/sync", post(artifacts::sync))
-        .route("/v1/artifacts/{reference}", get(artifacts::show).delete(artifacts::remove))
+        .route(
+            "/v1/artifacts/{reference}",
+            get(artifacts::show).patch(life::update).delete(artifacts::remove),
+        )
         .route("/v1/artifacts/{reference}/content", get(content::read))
+        .route("/v1/artifacts/{reference}/archive", post(life::archive))
+        .route("/v1/artifacts/{reference}/restore", post(life::restore))
+        .route("/v1/artifacts/{reference}/pin", post(life::pin).delete(life::unpin))
+        .route("/v1/artifacts/{reference}/versions", get(life::versions))
+        .route("/v1/artifacts/{reference}/events", get(events::of_artifact))
+        .route("/v1/events", get(events::all))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
     routes.layer(from_fn(log::requests)).with_state(api)
 }
 
-/// A run's own socket inside its sandbox: its workspace's secrets, environment and artifacts, to read.
+/// A run's own socket inside its sandbox: its workspace's secrets and environment, to read, and its artifacts, to read,
+/// register and describe.
 pub fn scoped_router(api: Api, scope: RunScope) -> Router {
     let routes = Router::new()
         .route("/healthz", get(status::health))
@@ -138,9 +152,10 @@ pub fn scoped_router(api: Api, scope: RunScope) -> Router {
         .route("/v1/workspaces/{id}/secrets", get(secrets::list))
         .route("/v1/workspaces/{id}/secrets/{name}", get(secrets::value))
         .route("/v1/workspaces/{id}/env", get(environment::list))
-        .route("/v1/artifacts", get(artifacts::list))
-        .route("/v1/artifacts/{reference}", get(artifacts::show))
+        .route("/v1/artifacts", get(artifacts::list).post(life::register))
+        .route("/v1/artifacts/{reference}", get(artifacts::show).patch(life::update))
         .route("/v1/artifacts/{reference}/content", get(content::read))
+        .route("/v1/artifacts/{reference}/versions", get(life::versions))
         .fallback(outside_the_scope)
         .method_not_allowed_fallback(outside_the_scope);
     routes.layer(from_fn(log::requests)).layer(Extension(scope)).with_state(api)
@@ -190,7 +205,7 @@ async fn no_such_method(request: Request) -> ApiError {
 
 async fn outside_the_scope(request: Request) -> ApiError {
     ApiError::forbidden(format!(
-        "{} {} is outside what a run may do through its own socket: it can read its workspace's secrets, environment and artifacts",
+        "{} {} is outside what a run may do through its own socket: it can read its workspace's secrets, environment and artifacts, and register and update artifacts",
         request.method(),
         crate::model::path::escape(request.uri().path().as_bytes())
     ))

@@ -4,7 +4,9 @@ use super::rules::BadPattern;
 use crate::model::artifact::ArtifactState;
 use crate::model::expression::parse::SyntaxError;
 use crate::model::id::ArtifactId;
-use crate::storage::{BlobError, CatalogError};
+use crate::model::names::Alias;
+use crate::storage::life::Refusal;
+use crate::storage::{BlobError, CatalogError, PlaceError};
 use std::io;
 use std::path::PathBuf;
 
@@ -27,7 +29,9 @@ pub enum Error {
     Journal(#[source] io::Error),
     #[error("no artifact {reference}")]
     NotFound { reference: String },
-    #[error("{given:?} names no version: use ID, ID@NUMBER or ID@latest")]
+    #[error(
+        "{given:?} names no version: use ID, ID@NUMBER, ID@latest or ID@label:NAME, where ID may be an alias"
+    )]
     BadReference { given: String },
     #[error("the query is not allowed: {why}")]
     BadQuery { why: String },
@@ -43,6 +47,30 @@ pub enum Error {
         "the content of artifact {reference} was larger than the limit and was not kept; the file was {host_path}"
     )]
     ContentNotKept { reference: String, host_path: String },
+    #[error(
+        "artifact {reference} is CREATING and its content is not given out: say that it is whole (belljar artifact update ID --state READY)"
+    )]
+    NotReady { reference: String },
+    #[error("{alias} is an alias of several users' artifacts: use the id")]
+    Ambiguous { alias: Alias },
+    #[error(transparent)]
+    Refused(Refusal),
+    #[error("{why}")]
+    BadRequest { why: String },
+    #[error("{why}")]
+    OutsideScope { why: String },
+    #[error("{path} is not registered yet: {why}; try again, or give it more time")]
+    StillPending { path: String, why: String },
+    #[error(
+        "{path} kept changing while its copy was taken: register it when nothing writes to it, or as CREATING"
+    )]
+    Changing { path: String },
+    #[error("cannot read the descriptor of {path}: open the file for reading")]
+    Unreadable {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl From<CatalogError> for Error {
@@ -52,7 +80,17 @@ impl From<CatalogError> for Error {
                 Error::IllegalTransition { id, version: number, from, to }
             }
             source @ CatalogError::TooSlow { .. } => Error::TooSlow { source },
+            CatalogError::Refused(refusal) => Error::Refused(refusal),
             other => Error::Catalog(other),
+        }
+    }
+}
+
+impl From<PlaceError> for Error {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::Blob(error) => error.into(),
+            PlaceError::Catalog(error) => error.into(),
         }
     }
 }

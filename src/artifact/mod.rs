@@ -15,25 +15,30 @@
 
 mod copy;
 mod cursor;
+pub mod declare;
 pub mod detect;
 mod dirty_set;
 mod error;
 mod instance;
 mod journal;
+mod life;
 mod locate;
 mod observer;
 mod record;
 mod recovery;
+mod reference;
 mod registrar;
 mod registry;
 pub mod rules;
 mod schedule;
 mod service;
 mod settings;
+mod sweeper;
 mod watch;
 
 pub use error::Error;
 pub use instance::InstanceInfo;
+pub use life::Voice;
 pub use recovery::{InstanceRecord, Recovered};
 pub use schedule::{DrainScope, Drained};
 pub use settings::Settings;
@@ -58,6 +63,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
+use sweeper::Sweeper;
 use watch::Watch;
 
 /// How many owners have a large file copied at the same time, one each. Chosen, not measured: one more than the
@@ -74,6 +80,7 @@ pub struct Artifacts {
 #[derive(Debug)]
 struct Handle {
     service: Arc<Service>,
+    sweeper: Sweeper,
 }
 
 /// A workspace whose writes are to be followed.
@@ -138,7 +145,8 @@ impl Artifacts {
             .create(root)
             .map_err(state_error("make the state directory", root))?;
         let catalog = SqliteCatalog::open(&root.join("catalog.sqlite"))?;
-        let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?;
+        let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
+            .with_archive(root.join("archive"));
         Self::with_storage(settings, Box::new(blobs), Box::new(catalog))
     }
 
@@ -167,7 +175,9 @@ impl Artifacts {
         let parts =
             Parts { settings, rules, blobs, catalog, boot, journal, state, instance, watch };
         let service = Arc::new(Service::new(parts));
-        let handle = Handle { service: service.clone() };
+        let sweeper =
+            Sweeper::start(&service).map_err(state_error("start the sweeper for", &root))?;
+        let handle = Handle { service: service.clone(), sweeper };
         service
             .watch
             .start(&service, registrar::run)
@@ -261,11 +271,6 @@ impl Artifacts {
         registry::content(&*self.service().catalog, &*self.service().blobs, owner, reference)
     }
 
-    /// Marks as DELETED: with `ID` every version, with `ID@…` that one. The content stays.
-    pub fn delete(&self, owner: Option<u32>, reference: &str) -> Result<Artifact, Error> {
-        registry::delete(&*self.service().catalog, owner, reference)
-    }
-
     /// The versions that a run produced, including those that it wrote again with the same bytes.
     pub fn of_run(&self, run: RunId) -> Result<Vec<Artifact>, Error> {
         registry::of_run(&*self.service().catalog, run)
@@ -291,6 +296,7 @@ impl Artifacts {
 impl Handle {
     fn stop(&self) {
         self.service.stop();
+        self.sweeper.stop();
         self.service.watch.join();
         self.service.forget_sources();
         // No record may follow: once the lock is free another daemon reads the journal.

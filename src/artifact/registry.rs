@@ -2,11 +2,12 @@
 
 use super::cursor::{self, Refused};
 use super::error::Error;
+use super::reference::find;
 use crate::model::artifact::ArtifactState;
 use crate::model::glob::Glob;
-use crate::model::id::{ArtifactId, RunId};
+use crate::model::id::RunId;
 use crate::model::path::escape;
-use crate::storage::{BlobStore, Catalog, Filter, Process, Selected, VersionRow, Which};
+use crate::storage::{BlobStore, Catalog, Filter, Process, VersionRow};
 use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
 use jiff::Timestamp;
@@ -17,41 +18,6 @@ const LIMIT_MAX: u32 = 1_000;
 
 /// Most artifacts that a run's receipt lists. Chosen, not measured: about 50 MB of JSON.
 const OF_RUN_MAX: u32 = 100_000;
-
-/// `ID`, `ID@7` or `ID@latest`.
-#[derive(Debug, PartialEq, Eq)]
-struct Reference {
-    id: ArtifactId,
-    /// Nothing when the text names no version: then it means the latest, or for a deletion all.
-    version: Option<Which>,
-}
-
-fn parse(text: &str) -> Result<Reference, Error> {
-    let (id, version) = match text.split_once('@') {
-        Some((id, version)) => (id, Some(version)),
-        None => (text, None),
-    };
-    let version = match version {
-        None => None,
-        Some("latest") => Some(Which::Latest),
-        Some(number) => {
-            let all_digits = number.bytes().all(|byte| byte.is_ascii_digit());
-            let parsed = number.parse().ok().filter(|number| all_digits && *number > 0);
-            let bad = || Error::BadReference { given: text.to_owned() };
-            Some(Which::Number(parsed.ok_or_else(bad)?))
-        }
-    };
-    // Text that is no UUID may be somebody's name for an artifact; nothing has that name.
-    let id = id.parse().map_err(|_| Error::NotFound { reference: text.to_owned() })?;
-    Ok(Reference { id, version })
-}
-
-fn find(catalog: &dyn Catalog, owner: Option<u32>, reference: &str) -> Result<VersionRow, Error> {
-    let parsed = parse(reference)?;
-    catalog
-        .find(owner, parsed.id, parsed.version.unwrap_or(Which::Latest))?
-        .ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
-}
 
 pub(super) fn get(
     catalog: &dyn Catalog,
@@ -71,7 +37,7 @@ pub(super) fn content(
     match artifact.state {
         ArtifactState::Ready | ArtifactState::Archived => {}
         ArtifactState::Deleted => return Err(Error::Deleted { reference: reference.to_owned() }),
-        ArtifactState::Creating => return Err(Error::NotFound { reference: reference.to_owned() }),
+        ArtifactState::Creating => return Err(Error::NotReady { reference: reference.to_owned() }),
     }
     match artifact.digest.filter(|_| artifact.content_kept) {
         Some(digest) => Ok((artifact, blobs.open(&digest)?)),
@@ -80,19 +46,6 @@ pub(super) fn content(
             host_path: artifact.host_path,
         }),
     }
-}
-
-pub(super) fn delete(
-    catalog: &dyn Catalog,
-    owner: Option<u32>,
-    reference: &str,
-) -> Result<Artifact, Error> {
-    let parsed = parse(reference)?;
-    let selected = parsed.version.map_or(Selected::Every, Selected::One);
-    catalog
-        .change_state(owner, parsed.id, selected, ArtifactState::Deleted)?
-        .map(shown)
-        .ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
 }
 
 pub(super) fn of_run(catalog: &dyn Catalog, run: RunId) -> Result<Vec<Artifact>, Error> {
@@ -168,7 +121,7 @@ pub(super) fn list(
 }
 
 /// The row as the API shows it.
-fn shown(row: VersionRow) -> Artifact {
+pub(super) fn shown(row: VersionRow) -> Artifact {
     let path = match &row.place {
         Some((mount, path)) => format!("/workspace/{mount}/{}", escape(path.as_bytes())),
         None => escape(&row.host_path),
@@ -218,20 +171,6 @@ fn shown_process(process: Process) -> wire::artifact::Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn references_are_read_and_bad_ones_told_apart() {
-        let id = ArtifactId::generate();
-        let version = |text: String| parse(&text).expect("legal").version;
-        assert_eq!(version(id.to_string()), None);
-        assert_eq!(version(format!("{id}@latest")), Some(Which::Latest));
-        assert_eq!(version(format!("{id}@12")), Some(Which::Number(12)));
-        for bad in ["@", "@0", "@+1", "@x", "@1@2", "@label:v3", "@99999999999999999999"] {
-            let error = parse(&format!("{id}{bad}")).expect_err("refused");
-            assert!(matches!(error, Error::BadReference { .. }), "{bad}: {error}");
-        }
-        assert!(matches!(parse("report"), Err(Error::NotFound { .. })));
-    }
 
     #[test]
     fn limits_and_cursors_are_checked() {

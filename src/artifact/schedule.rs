@@ -366,6 +366,15 @@ impl DirtySet {
         Drain { number, scope, sequence: self.schedule.sequence }
     }
 
+    /// Whether the file of that place, as it is shown, is open for writing in a workspace.
+    pub fn is_open_at(&self, workspace: &DrainScope, shown: &str) -> bool {
+        self.files.iter().any(|(file, entry)| {
+            entry.open
+                && self.falls_into(*file, entry, workspace)
+                && self.shown(*file, entry) == shown
+        })
+    }
+
     pub fn end_drain(&mut self, drain: &Drain) {
         self.schedule.urgent.retain(|(number, _)| *number != drain.number);
     }

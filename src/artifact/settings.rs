@@ -30,6 +30,8 @@ pub struct Settings {
     pub files_max: usize,
     /// What is never an artifact; see [`rules`](super::rules).
     pub ignore: Vec<String>,
+    /// How long a deletion can be taken back; after it the content is given up.
+    pub undo_window: Duration,
     /// How long recovery waits until what it found is registered; what takes longer is registered meanwhile.
     pub recovery_wait: Duration,
 }
@@ -47,6 +49,7 @@ impl Settings {
             threads: 2,
             files_max: 1_000_000,
             ignore: IGNORED_BY_DEFAULT.iter().map(|&pattern| pattern.to_owned()).collect(),
+            undo_window: Duration::from_secs(7 * 24 * 3_600),
             recovery_wait: Duration::from_secs(10),
         }
     }

@@ -74,6 +74,8 @@ pub struct Artifacts {
     pub debounce_max: Duration,
     #[serde(with = "units::size")]
     pub content_size_max: u64,
+    #[serde(with = "units::duration")]
+    pub undo_window: Duration,
 }
 
 impl Default for Config {
@@ -127,6 +129,7 @@ impl Default for Artifacts {
             debounce: Duration::from_millis(150),
             debounce_max: Duration::from_secs(5),
             content_size_max: 1 << 30,
+            undo_window: Duration::from_secs(7 * 24 * 3_600),
         }
     }
 }
@@ -247,6 +250,8 @@ impl Config {
         within("artifacts.debounce_max", artifacts.debounce_max.as_millis(), 0, 10 * MINUTE, time)?;
         let content = artifacts.content_size_max.into();
         within("artifacts.content_size_max", content, 0, 1 << 50, size)?;
+        let undo = artifacts.undo_window.as_millis();
+        within("artifacts.undo_window", undo, 0, 3_660 * 24 * 60 * MINUTE, time)?;
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {
             let message =

@@ -7,6 +7,6 @@ pub mod expression;
 pub mod glob;
 pub mod id;
 pub mod mount;
-pub mod order;
 pub mod names;
+pub mod order;
 pub mod path;

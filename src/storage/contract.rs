@@ -1,5 +1,7 @@
 //! What every catalog and every blob store must do, run over each of them.
 
+mod life;
+
 use super::blob::local::LocalBlobs;
 use super::catalog::sqlite::SqliteCatalog;
 use super::memory::{MemoryBlobs, MemoryCatalog};
@@ -101,7 +103,13 @@ fn an_owner_sees_only_what_is_theirs() {
         assert_eq!(mine[0].host_path, b"/host/\xffa");
         let id = mine[0].id;
         assert!(catalog.find(Some(1001), id, Which::Latest).expect("find").is_none());
-        let stolen = catalog.change_state(Some(1001), id, Selected::Every, ArtifactState::Deleted);
+        let stolen = catalog.change_state(
+            Some(1001),
+            id,
+            Selected::Every,
+            ArtifactState::Deleted,
+            &Author::User(1001),
+        );
         assert!(stolen.expect("change").is_none());
     });
 }
@@ -160,7 +168,9 @@ fn deletion_marks_and_only_legal_moves_happen() {
             let row = catalog.find(None, id, Which::Latest).expect("find").expect("there");
             (row.number, row.state)
         };
-        let delete = |selected| catalog.change_state(None, id, selected, ArtifactState::Deleted);
+        let delete = |selected| {
+            catalog.change_state(None, id, selected, ArtifactState::Deleted, &Author::User(0))
+        };
 
         delete(Selected::One(Which::Number(3))).expect("delete").expect("there");
         assert_eq!(latest(catalog), (2, ArtifactState::Ready));

@@ -2,23 +2,42 @@
 //!
 //! Locking: each store has one lock, held for the length of one call.
 
+mod life;
+
+use super::life::next_state;
 use super::{
-    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, NewVersion,
-    Registered, Selected, VersionPage, VersionRow, Which,
+    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, Life,
+    NewVersion, PlaceError, Placed, Registered, Selected, VersionPage, VersionRow, Wanted, Which,
 };
-use crate::model::artifact::{ArtifactState, Origin};
+use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId};
-use jiff::Timestamp;
-use std::collections::{BTreeSet, HashMap};
+use crate::model::names::{Alias, Label};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Contents in a map.
-#[derive(Debug, Default)]
+/// Contents in a map. Tiers are no places of their own here: what is wanted by either is kept.
+#[derive(Debug)]
 pub struct MemoryBlobs {
-    contents: Mutex<HashMap<Digest, Vec<u8>>>,
+    contents: Mutex<HashMap<Digest, (Instant, Vec<u8>)>>,
+    youth: Duration,
+}
+
+impl Default for MemoryBlobs {
+    fn default() -> Self {
+        Self { contents: Mutex::default(), youth: Duration::from_secs(600) }
+    }
+}
+
+impl MemoryBlobs {
+    /// How long a content that was taken is left alone.
+    pub fn with_youth(youth: Duration) -> Self {
+        Self { youth, ..Self::default() }
+    }
 }
 
 impl BlobStore for MemoryBlobs {
@@ -28,7 +47,7 @@ impl BlobStore for MemoryBlobs {
 
     fn open(&self, digest: &Digest) -> Result<File, BlobError> {
         let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
-        let content = contents.get(digest).ok_or(BlobError::Missing { digest: *digest })?;
+        let (_, content) = contents.get(digest).ok_or(BlobError::Missing { digest: *digest })?;
         let file = || {
             let memory =
                 nix::sys::memfd::memfd_create(c"content", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
@@ -42,6 +61,24 @@ impl BlobStore for MemoryBlobs {
             path: "memory".into(),
             source,
         })
+    }
+
+    fn place(
+        &self,
+        digest: &Digest,
+        wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
+    ) -> Result<Placed, PlaceError> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        let Wanted { main, archive, undo } = wanted()?;
+        let Some((taken, _)) = contents.get(digest) else { return Ok(Placed::Done) };
+        if main || archive || undo {
+            return Ok(Placed::Done);
+        }
+        if taken.elapsed() < self.youth {
+            return Ok(Placed::Young);
+        }
+        contents.remove(digest);
+        Ok(Placed::Done)
     }
 }
 
@@ -57,7 +94,8 @@ impl BlobBatch for MemoryBatch<'_> {
 
     fn commit(self: Box<Self>) -> Result<(), BlobError> {
         let mut contents = self.store.contents.lock().unwrap_or_else(PoisonError::into_inner);
-        contents.extend(self.staged);
+        let now = Instant::now();
+        contents.extend(self.staged.into_iter().map(|(digest, bytes)| (digest, (now, bytes))));
         Ok(())
     }
 }
@@ -96,6 +134,10 @@ struct Tables {
     rows: Vec<VersionRow>,
     /// Runs and the positions of the rows they produced.
     produced: BTreeSet<(RunId, usize)>,
+    aliases: BTreeMap<(u32, Alias), ArtifactId>,
+    labels: BTreeMap<(ArtifactId, Label), u64>,
+    events: Vec<super::life::Event>,
+    placements: BTreeMap<Digest, i64>,
 }
 
 impl Tables {
@@ -136,6 +178,11 @@ impl Tables {
                 return Registered::Unchanged(number);
             }
         }
+        if let Some(held) = latest.filter(|&latest| self.rows[latest].held_open()) {
+            self.capture_into(held, new);
+            self.produced.extend(new.run.map(|run| (run, held)));
+            return Registered::Version(self.rows[held].number);
+        }
         let highest =
             self.rows.iter().filter(|row| Some(row.id) == known).map(|row| row.number).max();
         let number = highest.unwrap_or(0) + 1;
@@ -173,6 +220,9 @@ impl Tables {
             deleted_at: None,
             swept_at: None,
         });
+        let position = self.rows.len() - 1;
+        let kind = if number == 1 { "created" } else { "version" };
+        self.tell(position, kind, &new.author(), json!({ "state": ArtifactState::Ready }));
         Registered::Version(number)
     }
 
@@ -216,7 +266,7 @@ impl Catalog for MemoryCatalog {
         let more = found.len() > filter.limit as usize;
         found.truncate(filter.limit as usize);
         let next = found.last().filter(|_| more).map(place);
-        Ok(VersionPage { rows: found.into_iter().map(|p| tables.rows[p].clone()).collect(), next })
+        Ok(VersionPage { rows: found.into_iter().map(|p| tables.shown(p)).collect(), next })
     }
 
     fn find(
@@ -226,7 +276,7 @@ impl Catalog for MemoryCatalog {
         which: Which,
     ) -> Result<Option<VersionRow>, CatalogError> {
         let tables = self.tables();
-        Ok(tables.find(owner, id, which).map(|position| tables.rows[position].clone()))
+        Ok(tables.find(owner, id, which).map(|position| tables.shown(position)))
     }
 
     fn change_state(
@@ -235,6 +285,7 @@ impl Catalog for MemoryCatalog {
         id: ArtifactId,
         selected: Selected,
         next: ArtifactState,
+        author: &Author,
     ) -> Result<Option<VersionRow>, CatalogError> {
         let mut tables = self.tables();
         let which = match selected {
@@ -242,34 +293,34 @@ impl Catalog for MemoryCatalog {
             Selected::One(which) => which,
         };
         let Some(found) = tables.find(owner, id, which) else { return Ok(None) };
-        let mut moved = None;
-        for position in 0..tables.rows.len() {
-            let row = &mut tables.rows[position];
-            let meant = row.id == id && (selected == Selected::Every || position == found);
-            if meant && row.state.may_become(next) {
-                row.state = next;
-                row.updated_at = Timestamp::now();
-                row.deleted_at = (next == ArtifactState::Deleted).then_some(row.updated_at);
-                moved = Some(position);
+        let mut moves = Vec::new();
+        for (position, row) in tables.rows.iter().enumerate() {
+            if row.id == id && (selected == Selected::Every || position == found) {
+                match next_state(row, next) {
+                    Ok(next) => moves.push((position, next)),
+                    Err(error @ CatalogError::Refused(super::life::Refusal::Pinned { .. })) => {
+                        return Err(error);
+                    }
+                    Err(_) => {}
+                }
             }
         }
-        match moved {
-            Some(position) => Ok(Some(tables.rows[position].clone())),
-            None => Err(CatalogError::IllegalTransition {
-                id,
-                number: tables.rows[found].number,
-                from: tables.rows[found].state,
-                to: next,
-            }),
+        let Some(&(last, _)) = moves.last() else {
+            return Err(next_state(&tables.rows[found], next).expect_err("no move was possible"));
+        };
+        for (position, next) in moves {
+            tables.move_to(position, next, author);
         }
+        Ok(Some(tables.shown(last)))
+    }
+
+    fn life(&self) -> &dyn Life {
+        self
     }
 
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
         let tables = self.tables();
         let produced = tables.produced.iter().filter(|(producer, _)| *producer == run);
-        Ok(produced
-            .take(limit as usize)
-            .map(|(_, position)| tables.rows[*position].clone())
-            .collect())
+        Ok(produced.take(limit as usize).map(|(_, position)| tables.shown(*position)).collect())
     }
 }

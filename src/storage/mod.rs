@@ -10,12 +10,13 @@
 pub mod blob;
 pub mod catalog;
 mod filter;
+pub mod life;
 pub mod memory;
 
 #[cfg(test)]
 mod contract;
 
-use crate::model::artifact::{ArtifactState, ArtifactType, Origin};
+use crate::model::artifact::{ArtifactState, ArtifactType, Author, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, MountName, RunId, WorkspaceId};
 use crate::model::path::VirtualPath;
@@ -26,14 +27,41 @@ use std::io::{self, Write};
 pub use blob::BlobError;
 pub use catalog::CatalogError;
 pub use filter::{Cursor, Filter, SortKey, VersionPage};
+pub use life::{Life, Wanted};
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
 pub trait BlobStore: Send + Sync {
     /// Starts a group of contents that become durable together, because a disk makes a hundred durable for the price of one.
     fn begin(&self) -> Result<Box<dyn BlobBatch + '_>, BlobError>;
 
-    /// Opens a content for reading.
+    /// Opens a content for reading, in whichever tier it is.
     fn open(&self, digest: &Digest) -> Result<File, BlobError>;
+
+    /// Puts a content where it is wanted and takes it away from where it is not, with a copy in place at every moment as
+    /// long as it is wanted at all. `wanted` is asked while no other call of any process places a content. A content that
+    /// a batch took or met a short while ago stays: its row may be about to come.
+    fn place(
+        &self,
+        digest: &Digest,
+        wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
+    ) -> Result<Placed, PlaceError>;
+}
+
+/// Whether [`BlobStore::place`] has to be called again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    Done,
+    /// Something stays for a while that is not wanted.
+    Young,
+}
+
+/// Why a content could not be placed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
 }
 
 /// A group of contents on their way. Dropping it forgets what was not committed.
@@ -72,14 +100,19 @@ pub trait Catalog: Send + Sync {
     ) -> Result<Option<VersionRow>, CatalogError>;
 
     /// Moves versions to another state; `None` when there is no such version. With [`Selected::Every`] those that may
-    /// not go there are left alone, as long as one may. Answers the (last) version moved.
+    /// not go there are left alone, as long as one may, but none is deleted when one of them is pinned. READY brings
+    /// back what is ARCHIVED or DELETED. Answers the (last) version moved.
     fn change_state(
         &self,
         owner: Option<u32>,
         id: ArtifactId,
         selected: Selected,
         next: ArtifactState,
+        author: &Author,
     ) -> Result<Option<VersionRow>, CatalogError>;
+
+    /// Everything that happens to versions after they were captured.
+    fn life(&self) -> &dyn Life;
 
     /// What a run produced, oldest first, including versions that it wrote again with the same bytes.
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
@@ -118,6 +151,17 @@ pub struct NewVersion {
     pub closes: u64,
     pub metadata: Metadata,
     pub captured_at: Timestamp,
+}
+
+impl NewVersion {
+    /// Whose deed the capture is told as: the run's, the writer's where it is known, else the daemon's own.
+    pub fn author(&self) -> Author {
+        match (&self.run, &self.writer) {
+            (Some(run), _) => Author::Run(*run),
+            (None, Some(writer)) => Author::User(writer.uid),
+            (None, None) => Author::Belljar,
+        }
+    }
 }
 
 /// What is known of a content: a JSON object.
@@ -167,6 +211,13 @@ pub struct VersionRow {
     pub updated_at: Timestamp,
     pub deleted_at: Option<Timestamp>,
     pub swept_at: Option<Timestamp>,
+}
+
+impl VersionRow {
+    /// Registered as CREATING by somebody who has not said READY yet.
+    pub fn held_open(&self) -> bool {
+        self.held && self.state == ArtifactState::Creating
+    }
 }
 
 /// Which version is meant. The latest is the highest number that is not DELETED, or the highest when all are.

@@ -5,6 +5,7 @@
 
 pub mod artifact;
 pub mod daemon;
+pub mod life;
 pub mod list;
 pub mod problem;
 pub mod run;

@@ -2,7 +2,7 @@
 
 use crate::world::*;
 use belljar::artifact::{Artifacts, DrainScope, Settings};
-use belljar::model::artifact::ArtifactState;
+use belljar::model::artifact::{ArtifactState, Author};
 use belljar::model::digest::Digest;
 use belljar::model::id::{ArtifactId, RunId};
 use belljar::storage::memory::{MemoryBlobs, MemoryCatalog};
@@ -43,6 +43,13 @@ impl BlobStore for FaultyBlobs {
     }
     fn open(&self, digest: &Digest) -> Result<File, BlobError> {
         self.1.open(digest)
+    }
+    fn place(
+        &self,
+        digest: &Digest,
+        wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
+    ) -> Result<Placed, PlaceError> {
+        self.1.place(digest, wanted)
     }
 }
 
@@ -108,8 +115,12 @@ impl Catalog for FaultyCatalog {
         id: ArtifactId,
         selected: Selected,
         next: ArtifactState,
+        author: &Author,
     ) -> Result<Option<VersionRow>, CatalogError> {
-        self.1.change_state(owner, id, selected, next)
+        self.1.change_state(owner, id, selected, next, author)
+    }
+    fn life(&self) -> &dyn Life {
+        self.1.life()
     }
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
         self.1.of_run(run, limit)

@@ -6,14 +6,18 @@ mod crash;
 mod faults;
 mod world;
 
-use belljar::artifact::{Artifacts, DrainScope, Error, Settings};
-use belljar::model::artifact::ArtifactState;
+use belljar::artifact::{Artifacts, DrainScope, Error, Settings, Voice};
+use belljar::model::artifact::{ArtifactState, Author};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 use tempfile::tempdir;
 use world::*;
+
+fn voice(owner: Option<u32>) -> Voice {
+    Voice { owner, author: Author::User(owner.unwrap_or(0)), scope: None }
+}
 
 #[test]
 fn each_written_file_is_a_version_whose_bytes_outlive_the_file() {
@@ -191,9 +195,12 @@ fn deletion_marks_and_the_next_write_is_a_new_version() {
     workspace.write("f", b"one");
     assert!(drain(&artifacts).complete);
     let id = versions(&artifacts)[0].id.to_string();
-    assert!(matches!(artifacts.delete(Some(UID + 1), &id), Err(Error::NotFound { .. })));
-    assert_eq!(artifacts.delete(Some(UID), &id).expect("delete").state, ArtifactState::Deleted);
-    assert!(matches!(artifacts.delete(None, &id), Err(Error::IllegalTransition { .. })));
+    assert!(matches!(artifacts.delete(&voice(Some(UID + 1)), &id), Err(Error::NotFound { .. })));
+    assert_eq!(
+        artifacts.delete(&voice(Some(UID)), &id).expect("delete").state,
+        ArtifactState::Deleted
+    );
+    assert!(matches!(artifacts.delete(&voice(None), &id), Err(Error::IllegalTransition { .. })));
     assert!(matches!(artifacts.content(None, &id), Err(Error::Deleted { .. })));
     workspace.write("f", b"one");
     assert!(drain(&artifacts).complete);

@@ -12,15 +12,16 @@
 //! opens its own before it writes anything.
 
 use super::BlobError;
+use super::placing::Tiers;
 use crate::model::digest::Digest;
-use crate::storage::{BlobBatch, BlobStore, BlobWriter};
+use crate::storage::{BlobBatch, BlobStore, BlobWriter, CatalogError, PlaceError, Placed, Wanted};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Contents up to this size wait in memory until their digest is known, so that a known one is never written at all.
@@ -37,6 +38,7 @@ const FSYNC_MICROSECONDS: u64 = 1_000;
 #[derive(Debug)]
 pub struct LocalBlobs {
     root: PathBuf,
+    tiers: Tiers,
     /// Prefix of this process's temporary names; recovery removes those of dead instances by it.
     instance: Uuid,
     temporaries: AtomicU64,
@@ -53,10 +55,23 @@ impl LocalBlobs {
         open().map_err(|source| BlobError::OpenStore { path: root.to_owned(), source })?;
         Ok(Self {
             root: root.to_owned(),
+            tiers: Tiers::new(root, root.join("archive")),
             instance,
             temporaries: AtomicU64::new(0),
             syncfs_microseconds: AtomicU64::new(0),
         })
+    }
+
+    /// Keeps archived contents in that directory, which may lie on another file system.
+    pub fn with_archive(mut self, archive: PathBuf) -> Self {
+        self.tiers.archive = archive;
+        self
+    }
+
+    /// How long a content that was taken or met is left alone. For tests that do not want to wait.
+    pub fn with_youth(mut self, youth: Duration) -> Self {
+        self.tiers.youth = youth;
+        self
     }
 
     /// Removes what a dead instance left half-written in the store at `root`.
@@ -114,11 +129,11 @@ impl LocalBlobs {
     }
 }
 
-fn directory_of(root: &Path, digest: &Digest) -> PathBuf {
+pub(super) fn directory_of(root: &Path, digest: &Digest) -> PathBuf {
     root.join(&digest.hex()[..2])
 }
 
-fn name_of(root: &Path, digest: &Digest) -> PathBuf {
+pub(super) fn name_of(root: &Path, digest: &Digest) -> PathBuf {
     let hex = digest.hex();
     root.join(&hex[..2]).join(&hex[2..])
 }
@@ -135,10 +150,20 @@ impl BlobStore for LocalBlobs {
     }
 
     fn open(&self, digest: &Digest) -> Result<File, BlobError> {
-        File::open(name_of(&self.root, digest)).map_err(|source| match source.kind() {
+        self.tiers.open(digest).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => BlobError::Missing { digest: *digest },
             _ => self.fail("open a content")(source),
         })
+    }
+
+    fn place(
+        &self,
+        digest: &Digest,
+        wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
+    ) -> Result<Placed, PlaceError> {
+        let _lock = self.tiers.lock().map_err(self.fail("lock the places of contents"))?;
+        let wanted = wanted()?;
+        Ok(self.tiers.place(digest, wanted).map_err(self.fail("place a content"))?)
     }
 }
 
@@ -275,9 +300,7 @@ impl Write for LocalWriter<'_> {
 impl BlobWriter for LocalWriter<'_> {
     fn keep(mut self: Box<Self>, digest: &Digest) -> Result<(), BlobError> {
         self.directories.insert(directory_of(&self.store.root, digest));
-        // A file of another size under this name was damaged from outside; it is replaced.
-        let known = fs::symlink_metadata(name_of(&self.store.root, digest))
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == self.size)
+        let known = self.store.tiers.meet(digest, self.size)
             || self.staged.iter().any(|(_, staged)| staged == digest);
         if known {
             return Ok(());

@@ -1,6 +1,7 @@
 //! Contents: the error that every store shares, and the stores.
 
 pub mod local;
+mod placing;
 
 use crate::model::digest::Digest;
 use std::io;

@@ -12,6 +12,7 @@ use rusqlite::{Connection, TransactionBehavior};
 const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0001_artifacts.sql"),
     include_str!("schema/sqlite/0002_life.sql"),
+    include_str!("schema/sqlite/0003_placement.sql"),
     include_str!("schema/sqlite/0004_query.sql"),
 ];
 

@@ -40,6 +40,8 @@ pub enum CatalogError {
     IllegalTransition { id: ArtifactId, number: u64, from: ArtifactState, to: ArtifactState },
     #[error("the question took longer than {} s and was given up", patience.as_secs_f32())]
     TooSlow { patience: Duration },
+    #[error(transparent)]
+    Refused(#[from] crate::storage::life::Refusal),
 }
 
 impl CatalogError {

@@ -7,8 +7,10 @@
 //! Locking: `writer` and `reader` are held for the length of one call and never both. Lists, which may take long, have
 //! connections of their own.
 
+mod declare;
 mod expression;
 mod function;
+mod life;
 mod list;
 mod readers;
 mod register;
@@ -16,8 +18,9 @@ mod row;
 mod statement;
 
 use super::{CatalogError, migrate};
-use crate::model::artifact::ArtifactState;
+use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
+use crate::storage::life::{Life, Refusal, next_state};
 use crate::storage::{
     Catalog, Filter, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
@@ -145,6 +148,7 @@ impl Catalog for SqliteCatalog {
         id: ArtifactId,
         selected: Selected,
         next: ArtifactState,
+        author: &Author,
     ) -> Result<Option<VersionRow>, CatalogError> {
         const DOING: &str = "change the state of an artifact";
         self.write(DOING, |transaction| {
@@ -165,26 +169,26 @@ impl Catalog for SqliteCatalog {
                     [id.as_uuid().as_bytes()],
                 )?,
             };
+            let change =
+                life::Change { transaction, author, at: Timestamp::now(), doing: DOING };
             let mut moved = None;
             for (pk, row) in candidates {
-                if row.state.may_become(next) {
-                    transaction
-                        .execute(
-                            "UPDATE version SET state = ?1, updated_at = ?2, \
-                                 deleted_at = CASE ?1 WHEN 'DELETED' THEN ?2 END WHERE pk = ?3",
-                            params![next.as_str(), Timestamp::now().as_microsecond(), pk],
-                        )
-                        .map_err(sql(DOING))?;
-                    moved = Some(row.number);
+                match next_state(&row, next) {
+                    Ok(next) => {
+                        change.move_to(pk, &row, next)?;
+                        moved = Some(row.number);
+                    }
+                    Err(error @ CatalogError::Refused(Refusal::Pinned { .. })) => return Err(error),
+                    Err(_) => {}
                 }
             }
             let Some(number) = moved else {
                 let (_, row) = latest;
-                return Err(CatalogError::IllegalTransition {
-                    id,
-                    number: row.number,
-                    from: row.state,
-                    to: next,
+                return Err(match next_state(&row, next) {
+                    Err(error) => error,
+                    Ok(to) => {
+                        CatalogError::IllegalTransition { id, number: row.number, from: row.state, to }
+                    }
                 });
             };
             transaction
@@ -198,6 +202,10 @@ impl Catalog for SqliteCatalog {
                 .map_err(sql(DOING))?;
             Ok(find(transaction, owner, id, Which::Number(number))?.map(|(_, row)| row))
         })
+    }
+
+    fn life(&self) -> &dyn Life {
+        self
     }
 
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {

@@ -1,18 +1,23 @@
 //! Registering versions: the rows of a batch, in the transaction of the caller.
 
 use super::integer;
+use super::life::{look_again, tell};
 use crate::model::artifact::{ArtifactState, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
 use crate::storage::{NewVersion, Registered};
 use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::json;
 
 /// The latest version of a file that is registered already.
 struct Known {
     artifact: i64,
+    id: ArtifactId,
     version: i64,
     number: i64,
     ready: bool,
+    /// Registered as CREATING by somebody who has not said READY yet.
+    held_open: bool,
     digest: Option<Digest>,
     content_kept: bool,
     highest: i64,
@@ -26,7 +31,7 @@ pub(super) fn register(
     let known = transaction
         .prepare_cached(
             "SELECT a.pk, v.pk, v.number, v.state, v.digest, v.content_kept, \
-                 (SELECT max(number) FROM version WHERE artifact = a.pk) \
+                 (SELECT max(number) FROM version WHERE artifact = a.pk), v.held AND v.state = 'CREATING', a.id \
              FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
              WHERE a.owner_uid = ? AND a.host_path = ?",
         )?
@@ -39,6 +44,8 @@ pub(super) fn register(
                 digest: row.get::<_, Option<[u8; 32]>>(4)?.map(Digest::from_bytes),
                 content_kept: row.get(5)?,
                 highest: row.get(6)?,
+                held_open: row.get(7)?,
+                id: ArtifactId::from(uuid::Uuid::from_bytes(row.get(8)?)),
             })
         })
         .optional()?;
@@ -51,27 +58,33 @@ pub(super) fn register(
         note_producer(transaction, new, known.version)?;
         return Ok(Registered::Unchanged(known.number.unsigned_abs()));
     }
-    let (artifact, number, parent) = match known {
-        Some(Known { artifact, highest, number: latest, .. }) => {
+    if let Some(known) = known.as_ref().filter(|known| known.held_open) {
+        capture_into(transaction, new, known)?;
+        note_producer(transaction, new, known.version)?;
+        return Ok(Registered::Version(known.number.unsigned_abs()));
+    }
+    let (artifact, id, number, parent) = match known {
+        Some(Known { artifact, id, highest, number: latest, .. }) => {
             let number = highest + 1;
             transaction
                 .prepare_cached("UPDATE artifact SET latest = ? WHERE pk = ?")?
                 .execute([number, artifact])?;
             // What was there when the file was opened is what the new version was made from.
-            (artifact, number, Some(latest))
+            (artifact, id, number, Some(latest))
         }
         None => {
+            let id = ArtifactId::generate();
             transaction
                 .prepare_cached(
                     "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, 1, ?)",
                 )?
                 .execute(params![
-                    ArtifactId::generate().as_uuid().as_bytes(),
+                    id.as_uuid().as_bytes(),
                     new.owner_uid,
                     new.host_path,
                     now
                 ])?;
-            (transaction.last_insert_rowid(), 1, None)
+            (transaction.last_insert_rowid(), id, 1, None)
         }
     };
     transaction
@@ -109,7 +122,58 @@ pub(super) fn register(
             now
         ])?;
     note_producer(transaction, new, transaction.last_insert_rowid())?;
-    Ok(Registered::Version(number.unsigned_abs()))
+    let number = number.unsigned_abs();
+    let kind = if number == 1 { "created" } else { "version" };
+    let detail = json!({ "state": ArtifactState::Ready });
+    let told = (kind, &new.author(), &detail);
+    tell(transaction, new.captured_at, new.owner_uid, id, number, told)?;
+    Ok(Registered::Version(number))
+}
+
+/// What is captured under a held version is that version's content, until somebody says READY. What its user said of it stays.
+fn capture_into(
+    transaction: &Transaction,
+    new: &NewVersion,
+    known: &Known,
+) -> rusqlite::Result<()> {
+    let text: String = transaction
+        .prepare_cached("SELECT metadata FROM version WHERE pk = ?")?
+        .query_row([known.version], |row| row.get(0))?;
+    let mut metadata = new.metadata.clone();
+    // Only this program writes the column; what could not be read here could not be read anywhere.
+    metadata.extend(serde_json::from_str::<crate::storage::Metadata>(&text).unwrap_or_default());
+    transaction
+        .prepare_cached(
+            "UPDATE version SET size = ?2, digest = ?3, content_kept = ?4, closes = closes + ?5, workspace = ?6, mount = ?7, \
+                 path = ?8, run = coalesce(?9, run), graph_id = coalesce(graph_id, ?10), node_id = coalesce(node_id, ?11), \
+                 writer_pid = ?12, writer_uid = ?13, writer_command = ?14, suspected = ?15, mime = coalesce(mime, ?16), \
+                 metadata = ?17, updated_at = ?18 WHERE pk = ?1",
+        )?
+        .execute(params![
+            known.version,
+            integer(new.size),
+            new.digest.as_bytes(),
+            new.content_kept,
+            integer(new.closes),
+            new.workspace.as_str(),
+            new.mount.as_str(),
+            new.path.as_bytes(),
+            new.run.as_ref().map(|run| *run.as_uuid().as_bytes()),
+            new.graph_id,
+            new.node_id,
+            new.writer.as_ref().map(|writer| writer.pid),
+            new.writer.as_ref().map(|writer| writer.uid),
+            new.writer.as_ref().and_then(|writer| writer.command.as_deref()),
+            new.suspected.as_ref().map(|suspected| suspected.as_str()),
+            new.mime,
+            serde_json::Value::Object(metadata).to_string(),
+            new.captured_at.as_microsecond()
+        ])?;
+    look_again(transaction, known.digest.filter(|old| *old != new.digest))?;
+    let detail = json!({ "content": new.digest });
+    let told = ("updated", &new.author(), &detail);
+    let number = known.number.unsigned_abs();
+    tell(transaction, new.captured_at, new.owner_uid, known.id, number, told)
 }
 
 fn note_producer(

@@ -1,0 +1,116 @@
+//! The thread that gives up what was deleted longer ago than the undo window, and puts contents where they belong.
+//!
+//! It works from the catalog alone: a deletion that is due, and the list of contents to be looked at, which is written in
+//! the transaction that changed the rows. A daemon that dies in between leaves its work to the next pass of any daemon.
+//! Order of a sweep: the row says for ever that its content is given up, then the content goes where no row needs it.
+//!
+//! Locking: `stopped` guards a flag and is held for no work.
+
+use super::error::Error;
+use super::service::Service;
+use crate::model::digest::Digest;
+use crate::storage::life::Placement;
+use crate::storage::{BlobStore, Catalog, Placed};
+use jiff::{SignedDuration, Timestamp};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Versions given up in one transaction, which other writers wait for. Chosen, not measured.
+const SWEEP_ROWS_MAX: u32 = 500;
+
+/// Contents looked at in one pass. Each costs some system calls and two short transactions.
+const PLACEMENTS_MAX: u32 = 10_000;
+
+/// Pause between passes: a tenth of the undo window, so that nothing stays much longer than it says.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    stopped: Arc<(Mutex<bool>, Condvar)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sweeper {
+    pub fn start(service: &Arc<Service>) -> io::Result<Self> {
+        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
+        let (service, told) = (service.clone(), stopped.clone());
+        let thread = std::thread::Builder::new().name("belljar-sweeper".to_owned()).spawn(move || {
+            let pause = (service.settings.undo_window / 10).clamp(PAUSE_MIN, PAUSE_MAX);
+            loop {
+                if let Err(error) = pass(&service) {
+                    let reason = crate::telemetry::sentence(&error);
+                    tracing::warn!(%reason, "deleted artifacts are not swept; it is tried again");
+                }
+                let stopped = told.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let wait = told.1.wait_timeout_while(stopped, pause, |stopped| !*stopped);
+                if *wait.unwrap_or_else(PoisonError::into_inner).0 {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { stopped, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the thread after the content that it is at.
+    pub fn stop(&self) {
+        *self.stopped.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stopped.1.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic aborts the process, so that there is no other end.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pass(service: &Service) -> Result<(), Error> {
+    let window =
+        SignedDuration::try_from(service.settings.undo_window).unwrap_or(SignedDuration::MAX);
+    // Before the first time there is, nothing was deleted.
+    let before = Timestamp::now().checked_sub(window).unwrap_or(Timestamp::MIN);
+    loop {
+        let swept = service.catalog.life().sweep(before, SWEEP_ROWS_MAX)?;
+        if swept > 0 {
+            tracing::info!(
+                versions = swept,
+                "deleted versions were given up: the undo window is over"
+            );
+        }
+        if swept < SWEEP_ROWS_MAX || service.is_stopping() {
+            break;
+        }
+    }
+    for placement in service.catalog.life().placements(PLACEMENTS_MAX)? {
+        if service.is_stopping() {
+            break;
+        }
+        settle(&*service.catalog, &*service.blobs, &placement)?;
+    }
+    Ok(())
+}
+
+/// Puts one content where it belongs. What stays because it is young is looked at again by a later pass.
+fn settle(
+    catalog: &dyn Catalog,
+    blobs: &dyn BlobStore,
+    placement: &Placement,
+) -> Result<(), Error> {
+    let (digest, _) = placement;
+    match blobs.place(digest, &|| catalog.life().wanted(digest))? {
+        Placed::Done => Ok(catalog.life().placed(placement)?),
+        Placed::Young => Ok(()),
+    }
+}
+
+/// Puts contents where they belong at once, as far as that can be; what fails is left to the next pass.
+pub(super) fn settle_soon(service: &Service, digest: Option<Digest>) {
+    let Some(digest) = digest else { return };
+    let placed = service.blobs.place(&digest, &|| service.catalog.life().wanted(&digest));
+    if let Err(error) = placed {
+        let reason = crate::telemetry::sentence(&error);
+        tracing::warn!(%reason, "a content is not in its tier yet; it is tried again");
+    }
+}
