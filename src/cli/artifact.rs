@@ -3,12 +3,14 @@
 use super::connect::{Connection, Context};
 use super::exit::{DONE, FAILED};
 use super::query::Filters;
-use super::{Outcome, output};
+use super::{Outcome, life, output};
+use crate::client::ClientError;
 use crate::config::units::parse_duration;
+use crate::model::artifact::ArtifactState;
 use crate::model::id::WorkspaceId;
 use crate::wire::artifact::{Artifact, ArtifactPage, Process, SyncRequest};
 use anyhow::{Context as _, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ pub enum ArtifactCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show one version of an artifact: ID, ID@2, ID@latest.
+    /// Show one version of an artifact: ID, ID@2, ID@latest, ID@label:NAME, where ID may be an alias.
     Show {
         #[arg(value_name = "ID[@VERSION]")]
         reference: String,
@@ -48,14 +50,30 @@ pub enum ArtifactCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Mark artifacts as deleted.
-    Rm {
-        #[arg(required = true, value_name = "ID")]
-        reference: Vec<String>,
+    /// Register files, or say more of those that were captured.
+    Register(Box<life::RegisterArguments>),
+    /// Change type, metadata, names or state of a version.
+    Update(Box<life::UpdateArguments>),
+    /// Move to the archive tier: ID means every version, ID@2 that one.
+    Archive(References),
+    /// Bring back what was archived, or deleted within the undo window.
+    Restore(References),
+    /// Mark artifacts as deleted; they can be restored until the undo window is over.
+    Rm(References),
+    /// Keep versions from being deleted.
+    Pin(References),
+    /// Let pinned versions be deleted again.
+    Unpin(References),
+    /// List the versions of an artifact, newest first.
+    Versions {
+        #[arg(value_name = "ID")]
+        reference: String,
         /// One JSON document.
         #[arg(long)]
         json: bool,
     },
+    /// List what happened, oldest first.
+    Events(life::EventsArguments),
     /// Wait until everything that was closed before is registered.
     Sync {
         /// Only this workspace.
@@ -68,6 +86,33 @@ pub enum ArtifactCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct References {
+    #[arg(required = true, value_name = "ID[@VERSION]")]
+    reference: Vec<String>,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+impl References {
+    /// Does the same with each; the first failure ends it.
+    fn each(
+        self,
+        connection: &Connection,
+        act: impl AsyncFn(String) -> Result<Artifact, ClientError>,
+    ) -> Outcome {
+        let mut artifacts = Vec::with_capacity(self.reference.len());
+        for reference in self.reference {
+            artifacts.push(connection.block_on(act(reference))?);
+        }
+        if self.json {
+            output::print_json(&ArtifactPage { artifacts, next: None });
+        }
+        Ok(DONE)
+    }
 }
 
 pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
@@ -100,15 +145,30 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Get { reference, destination, force } => {
             get(&connection, &reference, destination.as_deref(), force)
         }
-        ArtifactCommand::Rm { reference, json } => {
-            let mut artifacts = Vec::with_capacity(reference.len());
-            for reference in &reference {
-                artifacts.push(connection.block_on(client.remove_artifact(reference))?);
-            }
+        ArtifactCommand::Register(arguments) => life::register(&connection, *arguments),
+        ArtifactCommand::Update(arguments) => life::update(&connection, *arguments),
+        ArtifactCommand::Events(arguments) => life::events(&connection, &arguments),
+        ArtifactCommand::Versions { reference, json } => {
+            let page = life::versions(&connection, &reference)?;
             if json {
-                output::print_json(&ArtifactPage { artifacts, next: None });
+                output::print_json(&page);
+            } else {
+                print_page(&page);
             }
             Ok(DONE)
+        }
+        ArtifactCommand::Archive(references) => references
+            .each(&connection, async |reference| client.archive_artifact(&reference).await),
+        ArtifactCommand::Restore(references) => references
+            .each(&connection, async |reference| client.restore_artifact(&reference).await),
+        ArtifactCommand::Rm(references) => {
+            references.each(&connection, async |reference| client.remove_artifact(&reference).await)
+        }
+        ArtifactCommand::Pin(references) => {
+            references.each(&connection, async |reference| client.pin_artifact(&reference).await)
+        }
+        ArtifactCommand::Unpin(references) => {
+            references.each(&connection, async |reference| client.unpin_artifact(&reference).await)
         }
         ArtifactCommand::Sync { workspace, timeout, json } => {
             let timeout_ms =
@@ -159,11 +219,13 @@ fn print_one(artifact: &Artifact) {
         ("id", artifact.id.to_string()),
         ("version", artifact.version.to_string()),
         ("type", artifact.artifact_type.to_string()),
-        ("state", artifact.state.to_string()),
+        ("state", shown_state(artifact)),
+        ("origin", artifact.origin.as_str().to_owned()),
+        ("made from", dash(artifact.parent_version.map(|version| format!("version {version}")))),
         ("size", format!("{} ({} bytes)", output::size(artifact.size), artifact.size)),
         ("mime", dash(artifact.mime.clone())),
         ("digest", dash(artifact.digest.map(|digest| digest.to_string()))),
-        ("content", if artifact.content_kept { "kept" } else { "digest only" }.to_owned()),
+        ("content", shown_content(artifact).to_owned()),
         ("path", artifact.path.clone()),
         ("host path", artifact.host_path.clone()),
         ("workspace", dash(artifact.workspace_id.as_ref().map(|id| id.to_string()))),
@@ -177,11 +239,33 @@ fn print_one(artifact: &Artifact) {
         ("metadata", shown_metadata(artifact)),
         ("created", output::time(artifact.created_at)),
         ("updated", output::time(artifact.updated_at)),
+        ("deleted", dash(artifact.deleted_at.map(output::time))),
     ]
     .into_iter()
     .map(|(key, value)| vec![key.to_owned(), value])
     .collect();
     output::print(output::table(&["", ""], &rows).trim_start_matches('\n'));
+}
+
+fn shown_state(artifact: &Artifact) -> String {
+    let marks = [
+        (artifact.held && artifact.state == ArtifactState::Creating, "held"),
+        (artifact.pinned, "pinned"),
+        (artifact.quarantined, "quarantined"),
+    ];
+    let mut text = artifact.state.to_string();
+    for (_, mark) in marks.iter().filter(|(set, _)| *set) {
+        text.push_str(&format!(", {mark}"));
+    }
+    text
+}
+
+fn shown_content(artifact: &Artifact) -> &'static str {
+    match (artifact.digest, artifact.content_kept) {
+        (None, _) => "none yet",
+        (Some(_), true) => "kept",
+        (Some(_), false) => "digest only",
+    }
 }
 
 fn written_by(writer: &Process) -> String {

@@ -11,6 +11,7 @@ pub mod directory;
 pub mod doctor;
 pub mod env;
 pub mod exit;
+pub mod life;
 pub mod manifest;
 pub mod output;
 pub mod query;
@@ -67,7 +68,7 @@ enum Command {
     /// Set, list and remove environment variables of a workspace.
     #[command(subcommand)]
     Env(env::EnvCommand),
-    /// Find, read and remove artifacts.
+    /// Find, read, register, change and remove artifacts.
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
     /// Ask the daemon about itself.
