@@ -72,7 +72,7 @@ fn several_states_and_types_and_every_time_narrow_the_list() {
         let list = |filter: Filter| names(&catalog.list(Some(1000), &filter).expect("list").rows);
         let id = catalog.list(None, &every()).expect("list").rows[0].id;
         catalog
-            .change_state(None, id, Selected::Every, ArtifactState::Archived)
+            .change_state(None, id, Selected::Every, ArtifactState::Archived, &Author::User(0))
             .expect("change")
             .expect("there");
         let types = |types: &[&str]| types.iter().map(|name| (*name).to_owned()).collect();
