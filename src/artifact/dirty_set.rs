@@ -4,13 +4,18 @@
 //! always agree. It does no I/O and knows no clock: the time is handed in. When something is due is decided in
 //! `schedule`.
 
-use super::record::{EntryRecord, FileRef, Place, Record, RunInfo, WorkspaceRecord};
+use super::record::{EntryRecord, FileRef, Place, Record, RunInfo, WorkspaceRecord, WriterRecord};
 use super::schedule::{Lane, Pending, Schedule, Stuck};
+use super::writers::Writers;
 use crate::model::id::{RunId, WorkspaceId};
+use crate::storage::Process;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// About what one followed file takes in a rewritten journal, with a path of ordinary length.
+const ENTRY_BYTES: u64 = 160;
 
 /// A file between its first open for writing and its registration.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub(super) struct Entry {
     pub nameless: bool,
     /// The run that wrote last; the bytes are its.
     pub run: Option<RunId>,
+    /// The process that opened it last for writing.
+    pub writer: Option<Arc<WriterRecord>>,
     pub dirtied_at: i64,
     /// A close or a rename said that there is something to register.
     pub changed: bool,
@@ -46,6 +53,7 @@ impl Entry {
             place,
             nameless: false,
             run,
+            writer: None,
             dirtied_at,
             changed: false,
             open: false,
@@ -81,6 +89,7 @@ struct Run {
 pub(super) struct DirtySet {
     workspaces: HashMap<u32, Arc<WorkspaceRecord>>,
     runs: HashMap<RunId, Run>,
+    writers: Writers,
     pub(super) files: HashMap<FileRef, Entry>,
     /// Which followed file has a name; nameless files are not here.
     names: BTreeMap<(u32, Place), FileRef>,
@@ -94,6 +103,11 @@ impl DirtySet {
 
     pub fn len(&self) -> usize {
         self.files.len()
+    }
+
+    /// About how long a journal is that says what is known and nothing else.
+    pub fn journal_bytes(&self) -> u64 {
+        self.files.len() as u64 * ENTRY_BYTES + self.writers.journal_bytes()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -133,6 +147,7 @@ impl DirtySet {
                 entry.overtaken();
                 entry.open = true;
                 entry.run = *run;
+                entry.writer = None;
                 self.give_name(*file, at, now);
             }
             Record::Closed { file, changed } => {
@@ -181,7 +196,25 @@ impl DirtySet {
                     self.give_name(record.file, &record.at, now);
                 }
             }
+            Record::Writer(writer) => self.writers.insert(writer.clone()),
+            Record::WrittenBy { file, writer } => {
+                if let Some(entry) = self.files.get_mut(file) {
+                    entry.writer = self.writers.get(*writer);
+                }
+            }
         }
+    }
+
+    /// The records with which a file gets its writer: who that is, unless the journal says so already, and that it is.
+    pub fn written_by(&mut self, file: FileRef, process: &Process) -> Vec<Record> {
+        let (number, new) = self.writers.number_of(process);
+        let new = new.map(Record::Writer);
+        new.into_iter().chain([Record::WrittenBy { file, writer: number }]).collect()
+    }
+
+    /// Gives the writers of another journal numbers of this one.
+    pub fn next_writer(&mut self) -> u32 {
+        self.writers.next()
     }
 
     /// The name is gone. This is not journalled: a file that is not there any more needs no recovery.
@@ -239,6 +272,7 @@ impl DirtySet {
             self.files.keys().map(|file| file.workspace).collect();
         self.workspaces.retain(|number, _| used.contains(number) || attached(*number));
         self.forget_unused();
+        self.writers.forget_unused();
         let workspaces = self.workspaces.values().map(|w| Record::Workspace((**w).clone()));
         let runs = self.runs.values().map(|run| Record::Run((*run.info).clone()));
         let files = self.files.iter().map(|(file, entry)| {
@@ -253,7 +287,12 @@ impl DirtySet {
                 closes: entry.closes,
             })
         });
-        workspaces.chain(runs).chain(files).collect()
+        let writers = self.writers.all().map(|writer| Record::Writer((**writer).clone()));
+        let written = self.files.iter().filter_map(|(file, entry)| {
+            let writer = entry.writer.as_ref()?.number;
+            Some(Record::WrittenBy { file: *file, writer })
+        });
+        workspaces.chain(runs).chain(writers).chain(files).chain(written).collect()
     }
 
     /// Forgets runs that ended and wrote nothing that is still followed.

@@ -15,9 +15,6 @@ use std::path::{Path, PathBuf};
 /// Below this size a journal is not worth rewriting: it is read in milliseconds. Chosen, not measured.
 const REWRITE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// About what one followed file takes in a rewritten journal, with a path of ordinary length.
-const ENTRY_BYTES: u64 = 160;
-
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
@@ -75,12 +72,12 @@ impl Journal {
         }
     }
 
-    /// Whether the journal should be rewritten, given how many files are followed.
-    pub fn wants_rewrite(&self, files: usize) -> bool {
+    /// Whether the journal should be rewritten, given how long it would be then.
+    pub fn wants_rewrite(&self, needed_bytes: u64) -> bool {
         !self.closed
             && (self.stale
                 || self.broken
-                || (self.bytes > REWRITE_BYTES_MIN && self.bytes > 4 * ENTRY_BYTES * files as u64))
+                || (self.bytes > REWRITE_BYTES_MIN && self.bytes > 4 * needed_bytes))
     }
 
     /// Puts these records in place of all that the journal says.
@@ -173,7 +170,7 @@ mod tests {
         let error = journal.append(&[settled(2)]).expect_err("full");
         assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ENOSPC as i32));
         assert!(journal.append(&[settled(2)]).is_err());
-        assert!(journal.wants_rewrite(1));
+        assert!(journal.wants_rewrite(160));
         journal.rewrite(&[settled(1)]).expect("rewrite");
         journal.append(&[settled(2)]).expect("append");
         assert_eq!(read(&path).expect("read").records, [settled(1), settled(2)]);

@@ -35,6 +35,7 @@ mod service;
 mod settings;
 mod sweeper;
 mod watch;
+mod writers;
 
 pub use error::Error;
 pub use instance::InstanceInfo;

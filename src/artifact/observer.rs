@@ -4,9 +4,11 @@
 //! of a few maps; what the registrar does with a file never holds a lock that is taken here across I/O of its own,
 //! except for its acknowledgements, which are one write(2) as well.
 
+use super::dirty_set::DirtySet;
 use super::record::{FileRef, Place, Record};
 use super::service::Service;
 use crate::model::id::MountName;
+use crate::storage::Process;
 use crate::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
 use std::collections::HashMap;
 use std::io;
@@ -31,6 +33,15 @@ impl Observer {
         FileRef { workspace: self.number, file }
     }
 
+    fn apply(&self, records: &[Record]) {
+        self.service.change(|state| {
+            let now = Instant::now();
+            for record in records {
+                state.apply(record, now);
+            }
+        });
+    }
+
     fn place(&self, at: &Location) -> Option<Place> {
         let mount = *self.mounts.get(&at.mount)?;
         Some(Place { mount, path: at.path.clone() })
@@ -43,8 +54,8 @@ impl WriteObserver for Observer {
             return Ok(Tracking::Ignored);
         };
         let mut journal = self.service.journal();
-        let follows = {
-            let state = self.service.state();
+        let (follows, written_by) = {
+            let mut state = self.service.state();
             let follows = state.follows(file);
             if !follows && self.service.ignores(&at.path) {
                 return Ok(Tracking::Ignored);
@@ -52,11 +63,13 @@ impl WriteObserver for Observer {
             if !follows && state.len() >= self.service.settings.files_max {
                 return Err(nix::errno::Errno::ENFILE.into());
             }
-            follows
+            (follows, written_by(&mut state, file, &writer))
         };
-        let record = Record::Dirtied { file, at, run: writer.run, dirtied_at: now_microseconds() };
-        journal.append(std::slice::from_ref(&record))?;
-        self.service.change(|state| state.apply(&record, Instant::now()));
+        let dirtied = Record::Dirtied { file, at, run: writer.run, dirtied_at: now_microseconds() };
+        let mut records = vec![dirtied];
+        records.extend(written_by);
+        journal.append(&records)?;
+        self.apply(&records);
         Ok(if follows { Tracking::Continues } else { Tracking::Began })
     }
 
@@ -87,15 +100,19 @@ impl WriteObserver for Observer {
             return Tracking::Ignored;
         }
         // A rename cannot be refused, so that the bound on followed files does not hold here; the number of files does.
-        let record = Record::Named {
+        let mut records = vec![Record::Named {
             file,
             to,
             run: writer.run,
             open: open_for_writing,
             named_at: now_microseconds(),
-        };
-        journal.append_or_rewrite_later(std::slice::from_ref(&record));
-        self.service.change(|state| state.apply(&record, Instant::now()));
+        }];
+        if !follows {
+            // Who wrote it was not followed; who gave it the name under which it counts is known.
+            records.extend(written_by(&mut self.service.state(), file, &writer));
+        }
+        journal.append_or_rewrite_later(&records);
+        self.apply(&records);
         if follows { Tracking::Continues } else { Tracking::Began }
     }
 
@@ -112,6 +129,15 @@ impl WriteObserver for Observer {
             self.service.change(|state| state.removed(self.number, &at, Instant::now()));
         }
     }
+}
+
+/// The records that say who wrote the file; none where no process can be named.
+fn written_by(state: &mut DirtySet, file: FileRef, writer: &Writer) -> Vec<Record> {
+    if writer.pid == 0 {
+        return Vec::new();
+    }
+    let process = Process { pid: writer.pid, uid: writer.uid, command: writer.command.clone() };
+    state.written_by(file, &process)
 }
 
 fn now_microseconds() -> i64 {

@@ -6,6 +6,7 @@
 
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::model::path::VirtualPath;
+use crate::storage::Process;
 use crate::vfs::observer::FileKey;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -58,6 +59,13 @@ pub struct RunInfo {
     pub node_id: Option<String>,
 }
 
+/// A process that wrote, by its number in this journal. Numbers are never given twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterRecord {
+    pub number: u32,
+    pub process: Process,
+}
+
 /// The whole of what is known of a file, as it is written when the journal is rewritten or taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryRecord {
@@ -78,12 +86,38 @@ pub struct EntryRecord {
 pub enum Record {
     Workspace(WorkspaceRecord),
     Run(RunInfo),
-    Dirtied { file: FileRef, at: Place, run: Option<RunId>, dirtied_at: i64 },
-    Closed { file: FileRef, changed: bool },
-    Named { file: FileRef, to: Place, run: Option<RunId>, open: bool, named_at: i64 },
-    Moved { workspace: u32, from: Place, to: Place },
-    Settled { file: FileRef },
+    Dirtied {
+        file: FileRef,
+        at: Place,
+        run: Option<RunId>,
+        dirtied_at: i64,
+    },
+    Closed {
+        file: FileRef,
+        changed: bool,
+    },
+    Named {
+        file: FileRef,
+        to: Place,
+        run: Option<RunId>,
+        open: bool,
+        named_at: i64,
+    },
+    Moved {
+        workspace: u32,
+        from: Place,
+        to: Place,
+    },
+    Settled {
+        file: FileRef,
+    },
     Entry(EntryRecord),
+    Writer(WriterRecord),
+    /// The process with this number opened the file last for writing.
+    WrittenBy {
+        file: FileRef,
+        writer: u32,
+    },
 }
 
 /// Appends the framed record.
@@ -153,6 +187,21 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             put.byte(u8::from(entry.changed));
             put.byte(u8::from(entry.open));
             put.u64(entry.closes);
+        }
+        Record::Writer(writer) => {
+            put.byte(9);
+            put.u32(writer.number);
+            put.u32(writer.process.pid);
+            put.u32(writer.process.uid);
+            put.byte(u8::from(writer.process.command.is_some()));
+            if let Some(command) = &writer.process.command {
+                put.bytes(command);
+            }
+        }
+        Record::WrittenBy { file, writer } => {
+            put.byte(10);
+            put.file(*file);
+            put.u32(*writer);
         }
     }
     let payload = &out[frame + 8..];
@@ -240,7 +289,8 @@ fn decode_one(bytes: &[u8]) -> Option<(Record, usize)> {
     }
     let payload = rest.get(..length)?;
     // The tag is looked at first, so that the search through damage computes few checksums.
-    if !(1..=8).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum) {
+    if !(1..=10).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum)
+    {
         return None;
     }
     let mut get = Get(payload);
@@ -293,6 +343,15 @@ impl<'a> Get<'a> {
                 open: self.flag()?,
                 closes: self.u64()?,
             }),
+            9 => Record::Writer(WriterRecord {
+                number: self.u32()?,
+                process: Process {
+                    pid: self.u32()?,
+                    uid: self.u32()?,
+                    command: if self.flag()? { Some(self.bytes()?.to_owned()) } else { None },
+                },
+            }),
+            10 => Record::WrittenBy { file: self.file()?, writer: self.u32()? },
             _ => return None,
         })
     }
@@ -406,6 +465,15 @@ mod tests {
                 open: false,
                 closes: 9,
             }),
+            Record::Writer(WriterRecord {
+                number: 5,
+                process: Process { pid: 1, uid: 2, command: Some(b"cp\0a\0\xff".to_vec()) },
+            }),
+            Record::Writer(WriterRecord {
+                number: u32::MAX,
+                process: Process { pid: 1, uid: 2, command: None },
+            }),
+            Record::WrittenBy { file, writer: 5 },
         ]
     }
 

@@ -8,12 +8,12 @@ use super::dirty_set::DirtySet;
 use super::error::Error;
 use super::instance::{Instance, InstanceInfo, claim_dead};
 use super::journal;
-use super::record::{EntryRecord, FileRef, Record, WorkspaceRecord};
+use super::record::{EntryRecord, FileRef, Record, WorkspaceRecord, WriterRecord};
 use super::schedule::DrainScope;
 use super::service::Service;
 use crate::model::id::RunId;
 use crate::storage::blob::local::LocalBlobs;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::time::Instant;
@@ -153,6 +153,8 @@ fn runs(records: &[Record]) -> impl Iterator<Item = RunId> {
 /// Gives the dead instance's workspaces numbers of this journal.
 fn renumber(service: &Service, records: Vec<Record>) -> (Vec<Record>, Vec<u32>, usize) {
     let mut numbers = HashMap::new();
+    let mut writers = HashMap::new();
+    let mut followed = HashSet::new();
     let mut files = 0;
     let mut renumbered = Vec::with_capacity(records.len());
     for record in records {
@@ -169,7 +171,21 @@ fn renumber(service: &Service, records: Vec<Record>) -> (Vec<Record>, Vec<u32>, 
                 let Some(&workspace) = numbers.get(&entry.file.workspace) else { continue };
                 files += 1;
                 let file = FileRef { workspace, ..entry.file };
+                followed.insert(file);
                 Record::Entry(EntryRecord { file, ..entry })
+            }
+            Record::Writer(writer) => {
+                let number = service.state().next_writer();
+                writers.insert(writer.number, number);
+                Record::Writer(WriterRecord { number, ..writer })
+            }
+            Record::WrittenBy { file, writer } => {
+                let Some(&workspace) = numbers.get(&file.workspace) else { continue };
+                let file = FileRef { workspace, ..file };
+                match writers.get(&writer) {
+                    Some(&writer) if followed.contains(&file) => Record::WrittenBy { file, writer },
+                    _ => continue,
+                }
             }
             other => other,
         });

@@ -203,7 +203,7 @@ fn prepare(
                 run: job.run_id,
                 graph_id: job.run.as_ref().and_then(|run| run.graph_id.clone()),
                 node_id: job.run.as_ref().and_then(|run| run.node_id.clone()),
-                writer: None,
+                writer: job.writer.as_ref().map(|writer| writer.process.clone()),
                 artifact_type: detect(name, &content.head),
                 suspected: None,
                 mime: None,

@@ -5,7 +5,7 @@
 //! a thousand small ones do not wait behind a terabyte.
 
 use super::dirty_set::{DirtySet, Entry};
-use super::record::{FileRef, Place, RunInfo, WorkspaceRecord};
+use super::record::{FileRef, Place, RunInfo, WorkspaceRecord, WriterRecord};
 use crate::model::id::{RunId, WorkspaceId};
 use crate::model::path::escape;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,6 +149,7 @@ pub(super) struct Job {
     pub workspace: Arc<WorkspaceRecord>,
     pub run_id: Option<RunId>,
     pub run: Option<Arc<RunInfo>>,
+    pub writer: Option<Arc<WriterRecord>>,
     pub closes: u64,
     /// When the file is first known to have existed, in microseconds since 1970.
     pub existed_at: i64,
@@ -276,6 +277,7 @@ impl DirtySet {
             nameless: entry.nameless,
             workspace,
             run_id: entry.run,
+            writer: entry.writer.clone(),
             closes: entry.closes,
             existed_at: entry.dirtied_at,
             need,

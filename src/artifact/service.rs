@@ -229,7 +229,7 @@ impl Service {
 
     fn rewrite_if_worth_it(&self, journal: &mut Journal) {
         let mut state = self.state();
-        if !journal.wants_rewrite(state.len()) {
+        if !journal.wants_rewrite(state.journal_bytes()) {
             return;
         }
         let records = state.records(|workspace| self.is_attached(workspace));

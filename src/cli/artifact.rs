@@ -229,7 +229,7 @@ fn print_one(artifact: &Artifact) {
         ("path", artifact.path.clone()),
         ("host path", artifact.host_path.clone()),
         ("workspace", dash(artifact.workspace_id.as_ref().map(|id| id.to_string()))),
-        ("run", dash(artifact.run_id.map(|run| run.to_string()))),
+        ("run", artifact.run_id.map_or("unattributed".to_owned(), |run| run.to_string())),
         ("graph", dash(artifact.graph_id.clone())),
         ("node", dash(artifact.node_id.clone())),
         ("writer", dash(artifact.writer.as_ref().map(written_by))),

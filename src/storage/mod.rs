@@ -119,7 +119,7 @@ pub trait Catalog: Send + Sync {
 }
 
 /// Who opened a file last for writing, as the kernel and /proc said it at that moment. Never a guess.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process {
     /// In the daemon's pid namespace.
     pub pid: u32,

@@ -12,6 +12,12 @@ const LEVELS_MAX: usize = 32;
 /// `_IO(0xb7, 0x2)` of linux/nsfs.h.
 const NS_GET_PARENT: libc::c_ulong = 0xb702;
 
+/// Device and inode of the pid namespace that `pid` is in.
+pub fn pid_namespace_of(pid: u32) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(format!("/proc/{pid}/ns/pid"))?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
 /// Device and inode of each pid namespace that `pid` is in, the innermost first, as far up as this process may look.
 pub fn pid_namespaces_of(pid: u32) -> io::Result<Vec<(u64, u64)>> {
     let mut namespace = File::open(format!("/proc/{pid}/ns/pid"))?;
@@ -41,5 +47,6 @@ mod tests {
         let own = std::fs::metadata("/proc/self/ns/pid").expect("own namespace");
         let found = pid_namespaces_of(std::process::id()).expect("own process");
         assert_eq!(found.first(), Some(&(own.dev(), own.ino())));
+        assert_eq!(pid_namespace_of(std::process::id()).ok().as_ref(), found.first());
     }
 }

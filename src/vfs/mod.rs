@@ -14,6 +14,7 @@ pub mod inode;
 pub mod io;
 pub mod namespace;
 pub mod observer;
+pub mod process;
 pub mod tracking;
 
 use crate::model::id::RunId;

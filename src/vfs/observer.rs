@@ -23,13 +23,15 @@ pub struct Location {
 }
 
 /// Who asked for the write, as the kernel said it. Never a guess: what is not known is `None` or 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
     /// The run in whose pid namespace the writer lives; `None` for a process outside every sandbox.
     pub run: Option<RunId>,
     /// Process id in the daemon's pid namespace; 0 when it has none there (fuse: `fuse_req_init_context`).
     pub pid: u32,
     pub uid: u32,
+    /// The arguments that the process shows, separated by NUL and cut to a bound; see [`process`](super::process).
+    pub command: Option<Vec<u8>>,
 }
 
 /// Whether the observer follows the file since this call or did so before.

@@ -13,6 +13,7 @@ use super::backing::{self, Caller};
 use super::error::Error;
 use super::inode::Inode;
 use super::observer::{FileKey, FileSource, Location, Tracking, Writer};
+use super::process;
 use crate::model::path::VirtualPath;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -29,8 +30,15 @@ impl Vfs {
     }
 
     fn writer(&self, caller: &Caller) -> Writer {
-        let run = (caller.pid != 0).then(|| self.attribution.run_of(caller.pid)).flatten();
-        Writer { run, pid: caller.pid, uid: caller.uid }
+        if caller.pid == 0 {
+            return Writer { run: None, pid: 0, uid: caller.uid, command: None };
+        }
+        Writer {
+            run: self.attribution.run_of(caller.pid),
+            pid: process::process_of(caller.pid),
+            uid: caller.uid,
+            command: process::command_of(caller.pid),
+        }
     }
 
     /// The place of a name, or `None` when the directory itself is no longer in the tree.

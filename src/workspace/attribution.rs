@@ -2,7 +2,7 @@
 
 use crate::model::id::RunId;
 use crate::sandbox::protocol::NamespaceId;
-use crate::sys::namespace::pid_namespaces_of;
+use crate::sys::namespace::{pid_namespace_of, pid_namespaces_of};
 use crate::vfs::Attribution;
 use std::collections::HashMap;
 use std::sync::RwLock;
@@ -29,11 +29,16 @@ impl Attribution for RunIndex {
             return None;
         }
         // The caller waits for its answer, so its number cannot be given to another process meanwhile.
+        let known = |(dev, ino)| {
+            let runs = self.runs.read().expect("no panic under this lock");
+            runs.get(&NamespaceId { dev, ino }).copied()
+        };
+        // Nearly every process of a run is in the run's own namespace, and looking at that one opens nothing.
+        if let Some(run) = pid_namespace_of(pid).ok().and_then(known) {
+            return Some(run);
+        }
         let namespaces = pid_namespaces_of(pid).ok()?;
-        let runs = self.runs.read().expect("no panic under this lock");
         // A process in a namespace of its own inside the sandbox belongs to the run as well.
-        namespaces
-            .into_iter()
-            .find_map(|(device, inode)| runs.get(&NamespaceId { dev: device, ino: inode }).copied())
+        namespaces.into_iter().find_map(known)
     }
 }

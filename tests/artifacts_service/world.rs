@@ -114,7 +114,7 @@ impl Workspace {
     }
 
     fn writer(&self) -> Writer {
-        Writer { run: self.run, pid: 1, uid: UID }
+        Writer { run: self.run, pid: 1, uid: UID, command: Some(b"writer\0-v".to_vec()) }
     }
 
     fn count(&self, tracking: Tracking) {
