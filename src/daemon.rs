@@ -242,6 +242,7 @@ impl Running {
         settings.debounce_max = config.artifacts.debounce_max;
         settings.content_bytes_max = config.artifacts.content_size_max;
         settings.undo_window = config.artifacts.undo_window;
+        settings.scan = config.artifacts.scan;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));

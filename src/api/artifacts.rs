@@ -5,6 +5,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::input::{Body, Question, Segments};
 use crate::artifact::{self, DrainScope};
+use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery, SyncOutcome, SyncRequest};
 use axum::Json;
 use axum::extract::State;
@@ -67,7 +68,12 @@ pub async fn sync(
 ) -> Result<Json<SyncOutcome>, ApiError> {
     let patience = request.timeout_ms.map_or(SYNC_PATIENCE, Duration::from_millis);
     let deadline = Instant::now() + patience.min(SYNC_PATIENCE_MAX);
-    let drained = api
+    if request.scan && caller.scope.is_some() {
+        return Err(ApiError::forbidden(
+            "a scan is for the workspace's owner, and not done through a run's own socket",
+        ));
+    }
+    let (drained, scanned) = api
         .wait(move |workspaces| {
             let actor = caller.actor;
             let scope = match request.workspace {
@@ -80,12 +86,26 @@ pub async fn sync(
                 None if actor.uid == 0 => DrainScope::All,
                 None => DrainScope::Owner(actor.uid),
             };
-            workspaces.artifacts().drain(scope, deadline)
+            let artifacts = workspaces.artifacts();
+            let scanned = match &scope {
+                _ if !request.scan => None,
+                DrainScope::Workspace { owner_uid, id } => {
+                    Some(artifacts.scan(Some(*owner_uid), Some(id))?)
+                }
+                DrainScope::Owner(uid) => Some(artifacts.scan(Some(*uid), None)?),
+                DrainScope::All | DrainScope::Run(_) => Some(artifacts.scan(None, None)?),
+            };
+            Ok::<_, artifact::Error>((artifacts.drain(scope, deadline), scanned))
         })
-        .await?;
+        .await??;
+    let scanned = scanned.map(|scanned| wire::artifact::Scanned {
+        files: scanned.files,
+        found: scanned.found,
+        refused: scanned.refused,
+    });
     let incomplete =
         drained.incomplete.into_iter().map(|(path, why)| format!("{path}: {why}")).collect();
-    Ok(Json(SyncOutcome { complete: drained.complete, incomplete }))
+    Ok(Json(SyncOutcome { complete: drained.complete, incomplete, scanned }))
 }
 
 /// Through a run's own socket, an artifact of another workspace is as good as none.

@@ -128,9 +128,12 @@ impl From<artifact::Error> for ApiError {
             }
             E::ContentNotKept { .. } => Self::new(StatusCode::GONE, "content-not-kept", detail),
             E::Deleted { .. } => Self::new(StatusCode::GONE, "artifact-deleted", detail),
-            E::State { .. } | E::Rules(_) | E::Catalog(_) | E::Blob(_) | E::Journal(_) => {
-                Self::of_system(&error)
-            }
+            E::State { .. }
+            | E::Rules(_)
+            | E::Catalog(_)
+            | E::Blob(_)
+            | E::Journal(_)
+            | E::Scan(_) => Self::of_system(&error),
         }
     }
 }

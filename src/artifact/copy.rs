@@ -7,7 +7,7 @@
 
 use super::detect::HEAD_BYTES;
 use crate::model::digest::Digest;
-use crate::storage::{BlobBatch, BlobError};
+use crate::storage::{BlobBatch, BlobError, Stamp};
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -35,6 +35,7 @@ pub(super) struct Content {
     pub size: u64,
     pub head: Vec<u8>,
     pub kept: bool,
+    pub stamp: Stamp,
 }
 
 /// Sizes above which a file is treated differently.
@@ -108,7 +109,18 @@ pub(super) fn copy(
     if let Some(writer) = writer {
         writer.keep(&digest)?;
     }
-    Ok(Copied::Stable(Content { digest, size: before.len(), head, kept }))
+    Ok(Copied::Stable(Content { digest, size: before.len(), head, kept, stamp: stamp(&before) }))
+}
+
+/// What tells the file that was read from any later one at its path.
+fn stamp(metadata: &Metadata) -> Stamp {
+    let ns = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    Stamp {
+        inode: metadata.ino(),
+        size: metadata.len(),
+        mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
+        ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
+    }
 }
 
 fn tuple(metadata: &Metadata) -> (u64, u64, u64, i64, i64, i64, i64) {

@@ -8,9 +8,11 @@ use super::record::{EntryRecord, FileRef, Place, Record, RunInfo, WorkspaceRecor
 use super::schedule::{Lane, Pending, Schedule, Stuck};
 use super::writers::Writers;
 use crate::model::id::{RunId, WorkspaceId};
+use crate::model::path::VirtualPath;
 use crate::storage::Process;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -90,6 +92,8 @@ pub(super) struct DirtySet {
     workspaces: HashMap<u32, Arc<WorkspaceRecord>>,
     runs: HashMap<RunId, Run>,
     writers: Writers,
+    /// Workspaces that are to be scanned, and since when changes count (microseconds since 1970).
+    scans: BTreeMap<u32, i64>,
     pub(super) files: HashMap<FileRef, Entry>,
     /// Which followed file has a name; nameless files are not here.
     names: BTreeMap<(u32, Place), FileRef>,
@@ -111,7 +115,7 @@ impl DirtySet {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.files.is_empty() && self.scans.is_empty()
     }
 
     pub fn follows(&self, file: FileRef) -> bool {
@@ -202,7 +206,32 @@ impl DirtySet {
                     entry.writer = self.writers.get(*writer);
                 }
             }
+            Record::ScanWanted { workspace, since } => {
+                self.scans.insert(*workspace, *since);
+            }
+            Record::Scanned { workspace } => {
+                self.scans.remove(workspace);
+            }
         }
+    }
+
+    pub fn scans(&self) -> &BTreeMap<u32, i64> {
+        &self.scans
+    }
+
+    /// Whether a file with this host path is on its way in a workspace of the owner.
+    pub fn follows_path(&self, owner_uid: u32, host_path: &Path) -> bool {
+        let of_owner = self.workspaces.values().filter(|w| w.owner_uid == owner_uid);
+        let mut mounts = of_owner.flat_map(|workspace| {
+            workspace.mounts.iter().zip(0..).map(|(mount, at)| (workspace.number, mount, at))
+        });
+        mounts.any(|(workspace, mount, at)| {
+            let below = host_path.strip_prefix(&mount.host_path).ok();
+            let path = below.and_then(|below| VirtualPath::parse(below).ok());
+            path.is_some_and(|path| {
+                self.names.contains_key(&(workspace, Place { mount: at, path }))
+            })
+        })
     }
 
     /// The records with which a file gets its writer: who that is, unless the journal says so already, and that it is.
@@ -270,7 +299,10 @@ impl DirtySet {
     pub fn records(&mut self, attached: impl Fn(u32) -> bool) -> Vec<Record> {
         let used: std::collections::HashSet<u32> =
             self.files.keys().map(|file| file.workspace).collect();
-        self.workspaces.retain(|number, _| used.contains(number) || attached(*number));
+        let scans = &self.scans;
+        self.workspaces.retain(|number, _| {
+            used.contains(number) || attached(*number) || scans.contains_key(number)
+        });
         self.forget_unused();
         self.writers.forget_unused();
         let workspaces = self.workspaces.values().map(|w| Record::Workspace((**w).clone()));
@@ -292,7 +324,12 @@ impl DirtySet {
             let writer = entry.writer.as_ref()?.number;
             Some(Record::WrittenBy { file: *file, writer })
         });
-        workspaces.chain(runs).chain(writers).chain(files).chain(written).collect()
+        let scans = self
+            .scans
+            .iter()
+            .map(|(workspace, since)| Record::ScanWanted { workspace: *workspace, since: *since });
+        let known = workspaces.chain(runs).chain(writers).chain(files);
+        known.chain(written).chain(scans).collect()
     }
 
     /// Forgets runs that ended and wrote nothing that is still followed.

@@ -27,6 +27,8 @@ pub enum Error {
     Blob(#[from] BlobError),
     #[error("cannot note the workspace in the journal")]
     Journal(#[source] io::Error),
+    #[error("cannot scan the workspace's directories")]
+    Scan(#[source] super::scan::ScanError),
     #[error("no artifact {reference}")]
     NotFound { reference: String },
     #[error(

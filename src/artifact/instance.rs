@@ -67,6 +67,13 @@ impl Instance {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// When it was made, by the host's file system, in microseconds since 1970; the beginning of time when that cannot be
+    /// told.
+    pub fn made_at(&self) -> i64 {
+        let lock = fs::metadata(self.directory.join("lock"));
+        lock.map_or(i64::MIN, |metadata| metadata.mtime().saturating_mul(1_000_000))
+    }
+
     /// Removes the directory. The lock file goes last, so that no moment shows a directory without one.
     pub fn remove(self) -> io::Result<()> {
         for name in ["journal", "journal.new", "instance.json", "lock"] {

@@ -66,17 +66,12 @@ pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<F
     let Some(mount) = workspace.mounts.get(usize::from(place.mount)) else {
         return Ok(Found::Gone("its mount point is not known"));
     };
-    let directory = match open_directory(mount) {
+    let directory = match mount_directory(workspace, mount, this_boot)? {
         Ok(directory) => directory,
-        Err(error) if is_gone(&error) => {
-            return Ok(Found::Replaced("its mount point's directory is not there any more"));
-        }
-        Err(error) => return Err(error),
+        Err(why) => return Ok(Found::Replaced(why)),
     };
     let root = directory.metadata()?;
-    // Device numbers may be given anew at boot; inode numbers stay.
-    let same_device = root.dev() == mount.host_dev || workspace.boot != this_boot;
-    if root.ino() != mount.host_ino || !same_device || is_born_after(&root, existed_at) {
+    if is_born_after(&root, existed_at) {
         return Ok(Found::Replaced("its mount point's directory was replaced by another"));
     }
     let path = place.path.as_path();
@@ -95,16 +90,8 @@ pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<F
         return Ok(Found::Replaced("another file has its name"));
     }
     // Whoever owns a file could give itself the permission to read it; for others' files the host decides.
-    let owner = workspace.owner_uid;
-    let foreign = owner != 0 && metadata.uid() != owner && nix::unistd::geteuid().is_root();
-    let _identity = foreign
-        .then(|| {
-            let login =
-                nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten();
-            let gid = login.map_or(owner, |user| user.gid.as_raw());
-            ScopedIdentity::assume(&Credentials::of_login(owner, gid))
-        })
-        .transpose()?;
+    let _identity =
+        if metadata.uid() == workspace.owner_uid { None } else { act_as_owner(workspace)? };
     // A descriptor made with O_PATH is opened for reading through /proc (proc(5), /proc/pid/fd): the same file, whatever
     // has its name by now.
     File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).map(Found::File)
@@ -114,6 +101,39 @@ pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<F
 fn is_born_after(metadata: &Metadata, microseconds: i64) -> bool {
     let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
     born.is_some_and(|born| i64::try_from(born.as_micros()).is_ok_and(|born| born > microseconds))
+}
+
+/// The directory of a mount point, or why what is there is not it.
+pub(super) fn mount_directory(
+    workspace: &WorkspaceRecord,
+    mount: &MountRecord,
+    this_boot: Uuid,
+) -> io::Result<Result<File, &'static str>> {
+    let directory = match open_directory(mount) {
+        Ok(directory) => directory,
+        Err(error) if is_gone(&error) => {
+            return Ok(Err("its mount point's directory is not there any more"));
+        }
+        Err(error) => return Err(error),
+    };
+    let metadata = directory.metadata()?;
+    // Device numbers may be given anew at boot; inode numbers stay.
+    let same_device = metadata.dev() == mount.host_dev || workspace.boot != this_boot;
+    if metadata.ino() != mount.host_ino || !same_device {
+        return Ok(Err("its mount point's directory was replaced by another"));
+    }
+    Ok(Ok(directory))
+}
+
+/// This thread looks at files as the workspace's owner, where it could do more than that.
+pub(super) fn act_as_owner(workspace: &WorkspaceRecord) -> io::Result<Option<ScopedIdentity>> {
+    let owner = workspace.owner_uid;
+    if owner == 0 || !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let login = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner)).ok().flatten();
+    let gid = login.map_or(owner, |user| user.gid.as_raw());
+    ScopedIdentity::assume(&Credentials::of_login(owner, gid)).map(Some)
 }
 
 fn open_directory(mount: &MountRecord) -> io::Result<File> {

@@ -30,6 +30,7 @@ mod reference;
 mod registrar;
 mod registry;
 pub mod rules;
+mod scan;
 mod schedule;
 mod service;
 mod settings;
@@ -41,9 +42,11 @@ pub use error::Error;
 pub use instance::InstanceInfo;
 pub use life::Voice;
 pub use recovery::{InstanceRecord, Recovered};
+pub use scan::{ScanError, Scanned};
 pub use schedule::{DrainScope, Drained};
 pub use settings::Settings;
 
+use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
 use crate::storage::catalog::sqlite::SqliteCatalog;
@@ -58,6 +61,7 @@ use record::{MountRecord, Record, RunInfo, WorkspaceRecord};
 use rules::Rules;
 use schedule::Schedule;
 use service::{Parts, Service};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -192,7 +196,52 @@ impl Artifacts {
 
     /// Takes over what dead daemons left and registers it. See [`Recovered`].
     pub fn recover(&self) -> Result<Recovered, Error> {
-        recovery::recover(self.service())
+        let recovered = recovery::recover(self.service())?;
+        let scans = self.service().state().scans().clone();
+        self.start_scans(scans);
+        Ok(recovered)
+    }
+
+    /// Does scans that the journal names, one after the other, on a thread of their own.
+    fn start_scans(&self, scans: BTreeMap<u32, i64>) {
+        let service = Arc::clone(&self.handle.service);
+        if scans.is_empty() {
+            return;
+        }
+        let work = move || {
+            for (workspace, since) in scans {
+                if let Err(error) = scan_one(&service, workspace, since) {
+                    let why = crate::telemetry::sentence(&error);
+                    tracing::error!(%why, "a scan ended early; the next start repeats it");
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(work) {
+            tracing::error!(%error, "start a scan; the next start does it");
+        }
+    }
+
+    /// Looks through the directories of attached workspaces for what was changed past them, and puts that on its way:
+    /// those of one owner or of all, and only the one with that id if one is named. Registered files count that do not
+    /// look as they did, others that changed since the workspace was attached.
+    pub fn scan(&self, owner: Option<u32>, id: Option<&WorkspaceId>) -> Result<Scanned, Error> {
+        let service = &self.handle.service;
+        let mut done = Scanned::default();
+        for number in service.attached() {
+            let (record, since) = {
+                let workspace = service.state().workspace(number).cloned();
+                let Some(workspace) = workspace else { continue };
+                let Some(since) = service.attached_at(number) else { continue };
+                (workspace, since)
+            };
+            let wanted = owner.is_none_or(|owner| owner == record.owner_uid)
+                && id.is_none_or(|id| *id == record.id);
+            if wanted {
+                let number = want_scan(service, &record, since)?;
+                done += scan_one(service, number, since).map_err(Error::Scan)?;
+            }
+        }
+        Ok(done)
     }
 
     /// Follows the writes of a workspace. One of the same owner and id that is attached still is detached.
@@ -224,6 +273,13 @@ impl Artifacts {
             journal.append(std::slice::from_ref(&record)).map_err(Error::Journal)?;
             service.attach_source(number);
             service.change(|state| state.apply(&record, Instant::now()));
+        }
+        if service.settings.scan == ScanPolicy::Always {
+            let record = service.state().workspace(number).cloned();
+            if let (Some(record), Some(since)) = (record, service.attached_at(number)) {
+                let number = want_scan(service, &record, since)?;
+                self.start_scans(BTreeMap::from([(number, since)]));
+            }
         }
         let observer = Arc::new(Observer::new(service.clone(), number, mounts));
         Ok(Attachment { service: service.clone(), number, observer })
@@ -292,6 +348,32 @@ impl Artifacts {
         self.handle.stop();
         drained
     }
+}
+
+/// Notes that a scan is to be done, in a workspace of its own that is the given one otherwise. Answers its number.
+fn want_scan(service: &Service, of: &WorkspaceRecord, since: i64) -> Result<u32, Error> {
+    let number = service.next_workspace();
+    let own = Record::Workspace(WorkspaceRecord { number, ..of.clone() });
+    let wanted = Record::ScanWanted { workspace: number, since };
+    service.append_and_apply(&[own, wanted]).map_err(Error::Journal)?;
+    Ok(number)
+}
+
+/// Does a scan and notes that it is done.
+fn scan_one(service: &Service, workspace: u32, since: i64) -> Result<Scanned, ScanError> {
+    let scanned = scan::scan(service, workspace, since)?;
+    tracing::info!(
+        files = scanned.files,
+        found = scanned.found,
+        refused = scanned.refused,
+        "scanned a workspace's directories"
+    );
+    // Without this record the next start scans once more.
+    let record = Record::Scanned { workspace };
+    let mut journal = service.journal();
+    journal.append_or_rewrite_later(std::slice::from_ref(&record));
+    service.change(|state| state.apply(&record, Instant::now()));
+    Ok(scanned)
 }
 
 impl Handle {

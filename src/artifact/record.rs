@@ -118,6 +118,14 @@ pub enum Record {
         file: FileRef,
         writer: u32,
     },
+    /// The workspace's directories are to be looked through for what changed since that time and nobody noted.
+    ScanWanted {
+        workspace: u32,
+        since: i64,
+    },
+    Scanned {
+        workspace: u32,
+    },
 }
 
 /// Appends the framed record.
@@ -202,6 +210,15 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             put.byte(10);
             put.file(*file);
             put.u32(*writer);
+        }
+        Record::ScanWanted { workspace, since } => {
+            put.byte(11);
+            put.u32(*workspace);
+            put.u64(since.cast_unsigned());
+        }
+        Record::Scanned { workspace } => {
+            put.byte(12);
+            put.u32(*workspace);
         }
     }
     let payload = &out[frame + 8..];
@@ -289,7 +306,7 @@ fn decode_one(bytes: &[u8]) -> Option<(Record, usize)> {
     }
     let payload = rest.get(..length)?;
     // The tag is looked at first, so that the search through damage computes few checksums.
-    if !(1..=10).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum)
+    if !(1..=12).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum)
     {
         return None;
     }
@@ -352,6 +369,8 @@ impl<'a> Get<'a> {
                 },
             }),
             10 => Record::WrittenBy { file: self.file()?, writer: self.u32()? },
+            11 => Record::ScanWanted { workspace: self.u32()?, since: self.u64()?.cast_signed() },
+            12 => Record::Scanned { workspace: self.u32()? },
             _ => return None,
         })
     }
@@ -474,6 +493,8 @@ mod tests {
                 process: Process { pid: 1, uid: 2, command: None },
             }),
             Record::WrittenBy { file, writer: 5 },
+            Record::ScanWanted { workspace: 3, since: -7 },
+            Record::Scanned { workspace: 3 },
         ]
     }
 

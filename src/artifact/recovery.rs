@@ -11,6 +11,7 @@ use super::journal;
 use super::record::{EntryRecord, FileRef, Record, WorkspaceRecord, WriterRecord};
 use super::schedule::DrainScope;
 use super::service::Service;
+use crate::model::artifact::ScanPolicy;
 use crate::model::id::RunId;
 use crate::storage::blob::local::LocalBlobs;
 use std::collections::{HashMap, HashSet};
@@ -73,7 +74,7 @@ pub(super) fn recover(service: &Service) -> Result<Recovered, Error> {
         })?;
     let mut recovered = Recovered::default();
     for instance in claimed {
-        match take_over(service, &instance) {
+        match take_over(service, &instance, scan_since(service, &instance)) {
             Ok(files) => {
                 recovered.files += files;
                 let info = instance.info();
@@ -92,8 +93,20 @@ pub(super) fn recover(service: &Service) -> Result<Recovered, Error> {
     Ok(recovered)
 }
 
+/// From when on changes count that a dead instance's journal may not know of: since it started, if it ended with the
+/// machine; what was appended last may then never have reached the disk. `None`: the journal knows all.
+fn scan_since(service: &Service, dead: &Instance) -> Option<i64> {
+    let info = dead.info();
+    match info {
+        Some(info) if info.boot == service.boot => None,
+        Some(info) => Some(info.started_at.as_microsecond()),
+        // What it said of itself did not reach the disk, or is damaged.
+        None => Some(dead.made_at()),
+    }
+}
+
 /// Answers how many files were taken over.
-fn take_over(service: &Service, dead: &Instance) -> io::Result<usize> {
+fn take_over(service: &Service, dead: &Instance, since: Option<i64>) -> io::Result<usize> {
     let decoded = journal::read(&dead.journal())?;
     if decoded.damaged_bytes > 0 {
         tracing::error!(
@@ -109,8 +122,16 @@ fn take_over(service: &Service, dead: &Instance) -> io::Result<usize> {
     }
     // The runs died with their daemon.
     left.end_runs(runs(&decoded.records));
+    let since = since.or((decoded.damaged_bytes > 0).then(|| dead.made_at()));
+    if let Some(since) = since.filter(|_| service.settings.scan != ScanPolicy::Never) {
+        for record in &decoded.records {
+            if let Record::Workspace(WorkspaceRecord { number: workspace, .. }) = *record {
+                left.apply(&Record::ScanWanted { workspace, since }, now);
+            }
+        }
+    }
     let (records, workspaces, files) = renumber(service, left.records(|_| false));
-    if files > 0 {
+    if !records.is_empty() {
         adopt(service, &records, &workspaces)?;
     }
     match fs::remove_file(dead.journal()) {
@@ -186,6 +207,10 @@ fn renumber(service: &Service, records: Vec<Record>) -> (Vec<Record>, Vec<u32>, 
                     Some(&writer) if followed.contains(&file) => Record::WrittenBy { file, writer },
                     _ => continue,
                 }
+            }
+            Record::ScanWanted { workspace, since } => {
+                let Some(&workspace) = numbers.get(&workspace) else { continue };
+                Record::ScanWanted { workspace, since }
             }
             other => other,
         });

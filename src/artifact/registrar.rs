@@ -210,6 +210,7 @@ fn prepare(
                 size: content.size,
                 digest: content.digest,
                 content_kept: content.kept,
+                stamp: Some(content.stamp),
                 closes: job.closes.max(1),
                 metadata: Metadata::new(),
                 captured_at: Timestamp::now(),

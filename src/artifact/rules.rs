@@ -6,6 +6,7 @@
 
 use crate::model::path::VirtualPath;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use std::ffi::OsStr;
 use std::path::Component;
 
 /// What is never worth a version: version control, packages, caches, editors' and SQLite's side files.
@@ -56,6 +57,11 @@ impl Rules {
         Ok(Self { directories: build(directories)?, files: build(files)? })
     }
 
+    /// Whether everything in a directory of this name is left alone.
+    pub fn ignores_directory(&self, name: &OsStr) -> bool {
+        self.directories.is_match(name)
+    }
+
     /// Whether a file with this path is left alone.
     pub fn ignores(&self, path: &VirtualPath) -> bool {
         let Some(name) = path.name() else { return true };
@@ -77,7 +83,6 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
     fn ignored(path: &[u8]) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! Locks, in the order in which they may be taken together: `journal`, `state`, `sources`. The journal's lock orders
 //! events: a record is appended and applied under it, so that the journal and the state always tell the same story. An
-//! append is one write(2); rewriting takes milliseconds. Under `state` and `sources` there is no I/O.
+//! append is one write(2); rewriting takes milliseconds. Under `state` and `sources` there is no I/O. `attached_at` is
+//! taken alone.
 
 use super::dirty_set::DirtySet;
 use super::instance::Instance;
@@ -42,6 +43,8 @@ pub(super) struct Service {
     progress: Condvar,
     /// File systems of the attached workspaces; nothing until [`set_source`](Self::set_source).
     sources: Mutex<HashMap<u32, Option<Arc<dyn FileSource>>>>,
+    /// When each attached workspace was attached, in microseconds since 1970.
+    attached_at: Mutex<HashMap<u32, i64>>,
     next_workspace: AtomicU32,
     stopping: AtomicBool,
     /// Whether the storage failed when it was last used: said once when it starts and once when it ends.
@@ -88,6 +91,7 @@ impl Service {
             work: Condvar::new(),
             progress: Condvar::new(),
             sources: Mutex::default(),
+            attached_at: Mutex::default(),
             next_workspace: AtomicU32::new(1),
             stopping: AtomicBool::new(false),
             failing: AtomicBool::new(false),
@@ -135,6 +139,7 @@ impl Service {
 
     pub fn attach_source(&self, workspace: u32) {
         lock(&self.sources).insert(workspace, None);
+        lock(&self.attached_at).insert(workspace, jiff::Timestamp::now().as_microsecond());
     }
 
     pub fn set_source(&self, workspace: u32, source: Arc<dyn FileSource>) {
@@ -153,6 +158,11 @@ impl Service {
         drop(sources);
     }
 
+    /// When the workspace was attached; nothing when it is not.
+    pub fn attached_at(&self, workspace: u32) -> Option<i64> {
+        lock(&self.attached_at).get(&workspace).copied()
+    }
+
     fn is_attached(&self, workspace: u32) -> bool {
         lock(&self.sources).contains_key(&workspace)
     }
@@ -162,11 +172,39 @@ impl Service {
         // The source is dropped outside of every lock: it may be the last owner of a whole file system.
         let source = lock(&self.sources).remove(&workspace);
         drop(source);
+        lock(&self.attached_at).remove(&workspace);
         self.change(|state| state.orphan(workspace, Instant::now()));
     }
 
     pub fn attached(&self) -> Vec<u32> {
         lock(&self.sources).keys().copied().collect()
+    }
+
+    /// Puts records into the journal that only say more; all or none.
+    pub fn append_and_apply(&self, records: &[Record]) -> std::io::Result<()> {
+        let mut journal = self.journal();
+        journal.append(records)?;
+        self.change(|state| {
+            let now = Instant::now();
+            for record in records {
+                state.apply(record, now);
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until the file is not followed any more, the deadline, or the end of the service.
+    pub fn wait_until_settled(&self, file: FileRef, deadline: Instant) {
+        let mut state = self.state();
+        while state.follows(file) && !self.is_stopping() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let wait = left.min(LOOK_PAUSE_MAX);
+            state =
+                self.progress.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Waits for due files of the lane and takes up to `count`; nothing once the service stops.

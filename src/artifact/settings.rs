@@ -1,6 +1,7 @@
 //! What can be set about artifacts, with its defaults and bounds.
 
 use super::rules::IGNORED_BY_DEFAULT;
+use crate::model::artifact::ScanPolicy;
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -28,6 +29,7 @@ pub struct Settings {
     /// Most files that may be written and not registered at the same time; about 400 bytes of memory each. At the bound
     /// opening another file for writing fails with ENFILE.
     pub files_max: usize,
+    pub scan: ScanPolicy,
     /// What is never an artifact; see [`rules`](super::rules).
     pub ignore: Vec<String>,
     /// How long a deletion can be taken back; after it the content is given up.
@@ -48,6 +50,7 @@ impl Settings {
             large_bytes: 64 << 20,
             threads: 2,
             files_max: 1_000_000,
+            scan: ScanPolicy::OnUnclean,
             ignore: IGNORED_BY_DEFAULT.iter().map(|&pattern| pattern.to_owned()).collect(),
             undo_window: Duration::from_secs(7 * 24 * 3_600),
             recovery_wait: Duration::from_secs(10),

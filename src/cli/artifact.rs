@@ -82,6 +82,9 @@ pub enum ArtifactCommand {
         /// At most this long [default: 60s].
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         timeout: Option<Duration>,
+        /// Look first for files that were changed in the hosts' directories, past the workspaces.
+        #[arg(long)]
+        scan: bool,
         /// One JSON document.
         #[arg(long)]
         json: bool,
@@ -170,11 +173,17 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Unpin(references) => {
             references.each(&connection, async |reference| client.unpin_artifact(&reference).await)
         }
-        ArtifactCommand::Sync { workspace, timeout, json } => {
+        ArtifactCommand::Sync { workspace, timeout, scan, json } => {
             let timeout_ms =
                 timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-            let request = SyncRequest { workspace, timeout_ms };
+            let request = SyncRequest { workspace, timeout_ms, scan };
             let outcome = connection.block_on(client.sync(&request))?;
+            if let Some(scanned) = outcome.scanned.filter(|_| !json) {
+                output::remark(&format!(
+                    "{} files looked at, {} had changed, {} directories could not be looked into",
+                    scanned.files, scanned.found, scanned.refused
+                ));
+            }
             if json {
                 output::print_json(&outcome);
             } else if !outcome.complete {

@@ -6,6 +6,7 @@ pub mod paths;
 pub mod units;
 pub mod yaml;
 
+use crate::model::artifact::ScanPolicy;
 use crate::telemetry::{LogFormat, check_filter};
 use paths::Surroundings;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,7 @@ pub struct Artifacts {
     pub content_size_max: u64,
     #[serde(with = "units::duration")]
     pub undo_window: Duration,
+    pub scan: ScanPolicy,
 }
 
 impl Default for Config {
@@ -130,6 +132,7 @@ impl Default for Artifacts {
             debounce_max: Duration::from_secs(5),
             content_size_max: 1 << 30,
             undo_window: Duration::from_secs(7 * 24 * 3_600),
+            scan: ScanPolicy::OnUnclean,
         }
     }
 }

@@ -154,3 +154,16 @@ impl std::str::FromStr for Origin {
             .ok_or_else(|| UnknownOrigin { given: text.to_owned() })
     }
 }
+
+/// When the directories of a workspace are looked through for changes that nobody noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScanPolicy {
+    /// Only when somebody asks for it.
+    Never,
+    /// After the machine went down, or a journal was damaged.
+    #[default]
+    OnUnclean,
+    /// Also whenever a workspace is made.
+    Always,
+}

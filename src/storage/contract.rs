@@ -1,5 +1,6 @@
 //! What every catalog and every blob store must do, run over each of them.
 
+mod capture;
 mod life;
 
 use super::blob::local::LocalBlobs;
@@ -27,6 +28,7 @@ fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
         size: content.len() as u64,
         digest: Digest::from_bytes(*blake3::hash(content.as_bytes()).as_bytes()),
         content_kept: true,
+        stamp: None,
         closes: 1,
         metadata: serde_json::json!({ "rows": 2 }).as_object().expect("an object").clone(),
         captured_at: Timestamp::now(),

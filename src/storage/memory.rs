@@ -6,8 +6,9 @@ mod life;
 
 use super::life::next_state;
 use super::{
-    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, Life,
-    NewVersion, PlaceError, Placed, Registered, Selected, VersionPage, VersionRow, Wanted, Which,
+    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
+    Life, NewVersion, PlaceError, Placed, Registered, Selected, Stamp, VersionPage, VersionRow,
+    Wanted, Which,
 };
 use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
@@ -138,6 +139,8 @@ struct Tables {
     labels: BTreeMap<(ArtifactId, Label), u64>,
     events: Vec<super::life::Event>,
     placements: BTreeMap<Digest, i64>,
+    /// By owner and host path.
+    stamps: HashMap<(u32, Vec<u8>), Option<Stamp>>,
 }
 
 impl Tables {
@@ -161,6 +164,7 @@ impl Tables {
     }
 
     fn register(&mut self, new: &NewVersion) -> Registered {
+        self.stamps.insert((new.owner_uid, new.host_path.clone()), new.stamp);
         let known = self
             .rows
             .iter()
@@ -316,6 +320,20 @@ impl Catalog for MemoryCatalog {
 
     fn life(&self) -> &dyn Life {
         self
+    }
+
+    fn last_seen(
+        &self,
+        owner_uid: u32,
+        host_paths: &[Vec<u8>],
+    ) -> Result<Vec<LastSeen>, CatalogError> {
+        let tables = self.tables();
+        let look = |path: &Vec<u8>| match tables.stamps.get(&(owner_uid, path.clone())) {
+            None => LastSeen::Never,
+            Some(None) => LastSeen::Unnoted,
+            Some(Some(stamp)) => LastSeen::As(*stamp),
+        };
+        Ok(host_paths.iter().map(look).collect())
     }
 
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {

@@ -113,6 +113,12 @@ pub trait Catalog: Send + Sync {
 
     /// Everything that happens to versions after they were captured.
     fn life(&self) -> &dyn Life;
+    /// What each of these files of one owner looked like when it was registered last, in the same order.
+    fn last_seen(
+        &self,
+        owner_uid: u32,
+        host_paths: &[Vec<u8>],
+    ) -> Result<Vec<LastSeen>, CatalogError>;
 
     /// What a run produced, oldest first, including versions that it wrote again with the same bytes.
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
@@ -126,6 +132,26 @@ pub struct Process {
     pub uid: u32,
     /// The arguments, separated by NUL and cut to a bound; nothing where they could not be read.
     pub command: Option<Vec<u8>>,
+}
+
+/// By what a file is told to be the one that was registered, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub inode: u64,
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime_ns: i64,
+    pub ctime_ns: i64,
+}
+
+/// What is known of a file at a host path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastSeen {
+    /// It was never registered.
+    Never,
+    /// It was, and nobody noted what it looked like.
+    Unnoted,
+    As(Stamp),
 }
 
 /// A stable copy that is about to become a version.
@@ -148,6 +174,8 @@ pub struct NewVersion {
     pub size: u64,
     pub digest: Digest,
     pub content_kept: bool,
+    /// The file's, when the copy was taken; noted also when there is nothing else to register.
+    pub stamp: Option<Stamp>,
     pub closes: u64,
     pub metadata: Metadata,
     pub captured_at: Timestamp,

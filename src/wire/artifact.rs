@@ -139,6 +139,8 @@ pub struct SyncRequest {
     pub workspace: Option<WorkspaceId>,
     /// 60,000 when missing.
     pub timeout_ms: Option<u64>,
+    /// Look first for files that were changed in the hosts' directories, past the workspaces.
+    pub scan: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,4 +148,18 @@ pub struct SyncOutcome {
     pub complete: bool,
     /// Paths that are not registered, with the reason.
     pub incomplete: Vec<String>,
+    /// What a scan found, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scanned: Option<Scanned>,
+}
+
+/// What a scan did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scanned {
+    /// Files that were looked at.
+    pub files: u64,
+    /// Those of them that had changed.
+    pub found: u64,
+    /// Directories that could not be looked into.
+    pub refused: u64,
 }

@@ -122,6 +122,9 @@ impl Catalog for FaultyCatalog {
     fn life(&self) -> &dyn Life {
         self.1.life()
     }
+    fn last_seen(&self, owner: u32, paths: &[Vec<u8>]) -> Result<Vec<LastSeen>, CatalogError> {
+        self.1.last_seen(owner, paths)
+    }
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
         self.1.of_run(run, limit)
     }

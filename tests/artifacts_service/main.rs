@@ -4,6 +4,7 @@
 
 mod crash;
 mod faults;
+mod scan;
 mod world;
 
 use belljar::artifact::{Artifacts, DrainScope, Error, Settings, Voice};

@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0002_life.sql"),
     include_str!("schema/sqlite/0003_placement.sql"),
     include_str!("schema/sqlite/0004_query.sql"),
+    include_str!("schema/sqlite/0006_capture.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

@@ -15,6 +15,7 @@ mod list;
 mod readers;
 mod register;
 mod row;
+mod seen;
 mod statement;
 
 use super::{CatalogError, migrate};
@@ -22,7 +23,7 @@ use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::life::{Life, Refusal, next_state};
 use crate::storage::{
-    Catalog, Filter, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
+    Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
 use jiff::Timestamp;
 use readers::Readers;
@@ -206,6 +207,16 @@ impl Catalog for SqliteCatalog {
 
     fn life(&self) -> &dyn Life {
         self
+    }
+
+    fn last_seen(
+        &self,
+        owner_uid: u32,
+        host_paths: &[Vec<u8>],
+    ) -> Result<Vec<LastSeen>, CatalogError> {
+        let reader = lock(&self.reader);
+        let look = |path: &Vec<u8>| seen::last_seen(&reader, owner_uid, path);
+        host_paths.iter().map(look).collect::<rusqlite::Result<_>>().map_err(sql("look up files"))
     }
 
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {

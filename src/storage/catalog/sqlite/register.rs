@@ -1,7 +1,7 @@
 //! Registering versions: the rows of a batch, in the transaction of the caller.
 
-use super::integer;
 use super::life::{look_again, tell};
+use super::{integer, seen};
 use crate::model::artifact::{ArtifactState, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
@@ -56,10 +56,12 @@ pub(super) fn register(
         && (known.content_kept || !new.content_kept)
     {
         note_producer(transaction, new, known.version)?;
+        seen::note(transaction, known.artifact, new.stamp.as_ref())?;
         return Ok(Registered::Unchanged(known.number.unsigned_abs()));
     }
     if let Some(known) = known.as_ref().filter(|known| known.held_open) {
         capture_into(transaction, new, known)?;
+        seen::note(transaction, known.artifact, new.stamp.as_ref())?;
         note_producer(transaction, new, known.version)?;
         return Ok(Registered::Version(known.number.unsigned_abs()));
     }
@@ -122,6 +124,7 @@ pub(super) fn register(
             now
         ])?;
     note_producer(transaction, new, transaction.last_insert_rowid())?;
+    seen::note(transaction, artifact, new.stamp.as_ref())?;
     let number = number.unsigned_abs();
     let kind = if number == 1 { "created" } else { "version" };
     let detail = json!({ "state": ArtifactState::Ready });
