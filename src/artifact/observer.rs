@@ -53,17 +53,17 @@ impl WriteObserver for Observer {
         let (file, Some(at)) = (self.file(file), self.place(at)) else {
             return Ok(Tracking::Ignored);
         };
+        if !self.service.state().follows(file) {
+            if self.service.ignores(&at.path) {
+                return Ok(Tracking::Ignored);
+            }
+            // Before the journal's lock: nobody else may have to wait for this.
+            self.service.make_room()?;
+        }
         let mut journal = self.service.journal();
         let (follows, written_by) = {
             let mut state = self.service.state();
-            let follows = state.follows(file);
-            if !follows && self.service.ignores(&at.path) {
-                return Ok(Tracking::Ignored);
-            }
-            if !follows && state.len() >= self.service.settings.files_max {
-                return Err(nix::errno::Errno::ENFILE.into());
-            }
-            (follows, written_by(&mut state, file, &writer))
+            (state.follows(file), written_by(&mut state, file, &writer))
         };
         let dirtied = Record::Dirtied { file, at, run: writer.run, dirtied_at: now_microseconds() };
         let mut records = vec![dirtied];

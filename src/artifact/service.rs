@@ -29,6 +29,14 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A look that takes longer than this is followed by a pause. Chosen, not measured.
 const LOOK_CHEAP: Duration = Duration::from_micros(200);
 
+/// How long opening another file takes longer when nearly as many are followed as may be. Chosen, not measured: eight
+/// threads that serve the kernel then begin 800 files a second, about as many as a slow disk lets be registered.
+const CROWDED_PAUSE_MAX: Duration = Duration::from_millis(10);
+
+/// How long opening another file waits when as many are followed as may be. Chosen: a batch takes less, and a close,
+/// which may be what makes room, waits behind it.
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 pub(super) struct Service {
     pub settings: Settings,
     pub rules: Rules,
@@ -190,6 +198,34 @@ impl Service {
                 state.apply(record, now);
             }
         });
+        Ok(())
+    }
+
+    /// Pushes back before another file is followed: slower the less room is left, and at the bound, after a wait, by
+    /// ENFILE. Called by threads that serve the kernel, so that both waits have bounds of their own.
+    pub fn make_room(&self) -> std::io::Result<()> {
+        let most = self.settings.files_max;
+        let crowded = most - most / 4;
+        let mut state = self.state();
+        if state.len() < crowded {
+            return Ok(());
+        }
+        if state.len() < most {
+            let steps = u32::try_from(state.len() - crowded + 1).unwrap_or(u32::MAX);
+            let all = u32::try_from(most / 4).unwrap_or(u32::MAX).max(1);
+            let pause = CROWDED_PAUSE_MAX.mul_f64(f64::from(steps) / f64::from(all));
+            drop(self.progress.wait_timeout(state, pause));
+            return Ok(());
+        }
+        let deadline = Instant::now() + FULL_PAUSE_MAX;
+        while state.len() >= most {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.is_stopping() {
+                return Err(nix::errno::Errno::ENFILE.into());
+            }
+            state =
+                self.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
         Ok(())
     }
 

@@ -26,8 +26,8 @@ pub struct Settings {
     pub large_bytes: u64,
     /// Threads that copy small files. Two, because one computes while the other waits for the disk.
     pub threads: usize,
-    /// Most files that may be written and not registered at the same time; about 400 bytes of memory each. At the bound
-    /// opening another file for writing fails with ENFILE.
+    /// Most files that may be written and not registered at the same time; about 600 bytes of memory each. From three
+    /// quarters on opening another file for writing takes ever longer; at the bound it waits a second and fails with ENFILE.
     pub files_max: usize,
     pub scan: ScanPolicy,
     /// What is never an artifact; see [`rules`](super::rules).

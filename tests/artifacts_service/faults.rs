@@ -226,6 +226,51 @@ fn at_the_bound_opening_another_file_fails_by_name() {
 }
 
 #[test]
+fn near_the_bound_writers_are_slowed_down_and_none_is_refused() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    const MOST: usize = 40;
+    let bounded = Settings { files_max: MOST, ..settings(state.path()) };
+    let artifacts = Artifacts::open(bounded).expect("open");
+    let workspace = Workspace::attach(&artifacts, "w", output.path());
+    let mut most = 0;
+    for n in 0..400 {
+        workspace.write(format!("f{n}"), format!("content {n}").as_bytes());
+        most = most.max(artifacts.pending());
+    }
+    assert!(most <= MOST, "{most} files were followed");
+    assert!(most > MOST / 2, "the bound was never near: {most}");
+    assert!(drain(&artifacts).complete);
+    assert_eq!(versions(&artifacts).len(), 400);
+    shutdown(artifacts);
+}
+
+#[test]
+fn at_the_bound_a_writer_waits_for_room_before_it_is_refused() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let faults = Faults::default();
+    let bounded = Settings { files_max: 2, ..settings(state.path()) };
+    let artifacts = faulty(bounded, &faults);
+    let workspace = Workspace::attach(&artifacts, "w", output.path());
+    // The disk is full for as long as it takes to fail a few times.
+    faults.commits.store(3, Ordering::SeqCst);
+    workspace.write("a", b"a");
+    workspace.write("b", b"b");
+    let began = Instant::now();
+    workspace.open("c").expect("there is room after a moment");
+    assert!(began.elapsed() > Duration::from_millis(50), "it waited");
+    wait_until(|| artifacts.pending() == 1);
+    // What is followed already, and what is ignored, waits for nobody.
+    faults.commits.store(i32::MAX, Ordering::SeqCst);
+    workspace.open("d").expect("room for one more");
+    let began = Instant::now();
+    workspace.open("c").expect("followed already");
+    workspace.open("x.tmp").expect("ignored");
+    assert!(began.elapsed() < Duration::from_millis(900));
+    assert!(workspace.open("e").is_err());
+    assert!(began.elapsed() >= Duration::from_millis(900), "it waited before it was refused");
+}
+
+#[test]
 fn an_unreadable_file_is_reported_without_waiting_for_it() {
     let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
     let artifacts = open(state.path());
