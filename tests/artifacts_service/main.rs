@@ -1,10 +1,11 @@
 //! The artifact service from outside: what is written becomes versions, and nothing that was written is lost.
 //!
-//! Needs a Linux with openat2(2) and nothing else; no privileges and no FUSE.
+//! Needs a Linux with openat2(2) and, for killing a daemon at every step, strace; no privileges and no FUSE.
 
 mod crash;
 mod faults;
 mod scan;
+mod steps;
 mod world;
 
 use belljar::artifact::{Artifacts, DrainScope, Error, Settings, Voice};
