@@ -53,22 +53,36 @@ mod tests {
         .expect("no panic");
     }
 
+    /// A process that was just started may still be on its way through execve(2) and show nothing; one that waits for an
+    /// answer to an open never is.
+    fn shown(pid: u32) -> Option<Vec<u8>> {
+        let looks = std::iter::repeat_with(|| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            command_of(pid)
+        });
+        looks.take(1_000).flatten().next()
+    }
+
     #[test]
     fn a_command_is_read_whole_or_cut_and_a_process_without_one_has_none() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
-        let read = command_of(child.id());
+        let read = shown(child.id());
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(read.as_deref(), Some(b"sleep\x0060".as_slice()));
         assert_eq!(command_of(child.id()), None, "it is gone");
 
+        // It waits for a line that does not come.
         let long = "x".repeat(3 * COMMAND_BYTES_MAX);
-        let mut child = std::process::Command::new("sleep").args(["60", &long]).spawn();
-        let child = child.as_mut().expect("sleep");
-        let read = command_of(child.id()).expect("readable");
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line", "sh", &long])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let read = shown(child.id()).expect("readable");
         child.kill().expect("kill");
         child.wait().expect("wait");
         assert_eq!(read.len(), COMMAND_BYTES_MAX);
-        assert!(read.starts_with(b"sleep\x0060\x00xxx"));
+        assert!(read.starts_with(b"sh\0-c\0read line\0sh\0xxx"));
     }
 }
