@@ -46,6 +46,7 @@ fn version(number: usize, run: RunId, start: Timestamp) -> NewVersion {
         digest: Digest::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes()),
         content_kept: true,
         closes: 1,
+        stamp: None,
         metadata: metadata.as_object().unwrap().clone(),
         captured_at: start + SignedDuration::from_millis(number as i64),
     }

@@ -51,6 +51,7 @@ impl Place {
                 digest: Digest::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes()),
                 content_kept: false,
                 closes: 1,
+                stamp: None,
                 metadata: serde_json::json!({ "rows": number, "note": "it's" })
                     .as_object()
                     .expect("an object")
