@@ -243,6 +243,8 @@ impl Running {
         settings.content_bytes_max = config.artifacts.content_size_max;
         settings.undo_window = config.artifacts.undo_window;
         settings.scan = config.artifacts.scan;
+        settings.rules.clone_from(&config.artifacts.rules);
+        settings.secrets = config.artifacts.secrets;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));

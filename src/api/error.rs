@@ -127,6 +127,10 @@ impl From<artifact::Error> for ApiError {
                 Self::new(StatusCode::CONFLICT, "illegal-transition", detail)
             }
             E::ContentNotKept { .. } => Self::new(StatusCode::GONE, "content-not-kept", detail),
+            E::ContentBlocked { .. } => Self::new(StatusCode::GONE, "content-not-kept", detail),
+            E::Quarantined { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "artifact-quarantined", detail)
+            }
             E::Deleted { .. } => Self::new(StatusCode::GONE, "artifact-deleted", detail),
             E::State { .. }
             | E::Rules(_)

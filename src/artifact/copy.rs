@@ -1,15 +1,16 @@
-//! Takes the stable copy of one file: one pass that gives digest, type and content.
+//! Takes the stable copy of one file: one pass that gives the content and all that is learned from it.
 //!
 //! A copy is stable when size, modification time, change time and inode are the same before and after it was read.
 //! Everything about the file may change at any moment, by malice too: it grows while it is read, it is another kind of
 //! file than it was, it claims terabytes. The pass never reads more than the file's size at its beginning, reads
 //! regular files only, and asks before every step whether its result is still wanted.
 
-use super::detect::HEAD_BYTES;
-use crate::model::digest::Digest;
-use crate::storage::{BlobBatch, BlobError, Stamp};
+use super::examine::{BESIDE_BYTES_MIN, Examination, Examined, Examiner};
+use crate::secret::find::Finder;
+use crate::storage::{BlobBatch, BlobError, BlobWriter, Stamp};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// How much is read at once. Chosen, not measured.
@@ -31,11 +32,20 @@ pub(super) enum Copied {
 
 #[derive(Debug)]
 pub(super) struct Content {
-    pub digest: Digest,
+    pub examined: Examined,
     pub size: u64,
-    pub head: Vec<u8>,
     pub kept: bool,
     pub stamp: Stamp,
+}
+
+/// What the file is looked at as.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub name: &'a OsStr,
+    /// Secrets that are looked for in it.
+    pub finder: Option<&'a Finder>,
+    /// A content in which one is found is not kept.
+    pub blocks: bool,
 }
 
 /// Sizes above which a file is treated differently.
@@ -62,6 +72,7 @@ pub(super) fn copy(
     file: &File,
     batch: &mut dyn BlobBatch,
     limits: Limits,
+    subject: Subject<'_>,
     buffer: &mut Vec<u8>,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Copied, CopyError> {
@@ -72,31 +83,25 @@ pub(super) fn copy(
     if before.len() > limits.lane_bytes_max {
         return Ok(Copied::TooLarge);
     }
-    let kept = before.len() <= limits.kept_bytes_max;
+    let mut kept = before.len() <= limits.kept_bytes_max;
     let mut writer = if kept { Some(batch.writer()?) } else { None };
-    buffer.resize(BUFFER_BYTES, 0);
-    let mut hasher = blake3::Hasher::new();
-    let mut head = Vec::new();
-    let mut at = 0;
-    while at < before.len() {
-        if !wanted() {
-            return Ok(Copied::Unwanted);
-        }
-        let step = usize::try_from(before.len() - at).unwrap_or(usize::MAX).min(BUFFER_BYTES);
-        let read = match file.read_at(&mut buffer[..step], at) {
-            Ok(0) => return Ok(Copied::Unstable),
-            Ok(read) => &buffer[..read],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(CopyError::Read(error)),
+    let examination = Examination::new(subject.name, subject.finder);
+    let size = before.len();
+    let (whole, examined) = std::thread::scope(|scope| {
+        let mut examiner = if size < BESIDE_BYTES_MIN {
+            Examiner::here(examination, std::mem::take(buffer))
+        } else {
+            Examiner::beside(scope, examination).map_err(CopyError::Read)?
         };
-        if head.len() < HEAD_BYTES {
-            head.extend_from_slice(&read[..read.len().min(HEAD_BYTES - head.len())]);
+        let passed = pass(file, size, writer.as_deref_mut(), &mut examiner, wanted);
+        let (examined, lent) = examiner.finish();
+        if !lent.is_empty() {
+            *buffer = lent;
         }
-        hasher.update(read);
-        if let Some(writer) = &mut writer {
-            writer.write_all(read).map_err(CopyError::Write)?;
-        }
-        at += read.len() as u64;
+        passed.map(|passed| (passed, examined))
+    })?;
+    if let Passed::Stopped(copied) = whole {
+        return Ok(copied);
     }
     let after = file.metadata().map_err(CopyError::Read)?;
     if tuple(&before) != tuple(&after) {
@@ -105,11 +110,11 @@ pub(super) fn copy(
     if !wanted() {
         return Ok(Copied::Unwanted);
     }
-    let digest = Digest::from_bytes(*hasher.finalize().as_bytes());
-    if let Some(writer) = writer {
-        writer.keep(&digest)?;
+    kept &= !subject.blocks || examined.found.is_empty();
+    if let Some(writer) = writer.filter(|_| kept) {
+        writer.keep(&examined.digest)?;
     }
-    Ok(Copied::Stable(Content { digest, size: before.len(), head, kept, stamp: stamp(&before) }))
+    Ok(Copied::Stable(Content { examined, size, kept, stamp: stamp(&before) }))
 }
 
 /// What tells the file that was read from any later one at its path.
@@ -121,6 +126,47 @@ fn stamp(metadata: &Metadata) -> Stamp {
         mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
         ctime_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
     }
+}
+
+enum Passed {
+    Whole,
+    Stopped(Copied),
+}
+
+/// Reads the first `size` bytes of the file, writes them and has them examined.
+fn pass<'a>(
+    file: &File,
+    size: u64,
+    mut writer: Option<&mut (dyn BlobWriter + 'a)>,
+    examiner: &mut Examiner<'_, '_>,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Passed, CopyError> {
+    let mut at = 0;
+    while at < size {
+        if !wanted() {
+            return Ok(Passed::Stopped(Copied::Unwanted));
+        }
+        let step = usize::try_from(size - at).unwrap_or(usize::MAX).min(BUFFER_BYTES);
+        let mut buffer = examiner.buffer();
+        let read = file.read_at(&mut buffer[..step], at);
+        let filled = match &read {
+            Ok(filled) => *filled,
+            Err(_) => 0,
+        };
+        let written = match &mut writer {
+            Some(writer) => writer.write_all(&buffer[..filled]),
+            None => Ok(()),
+        };
+        examiner.examine(buffer, filled);
+        match read {
+            Ok(0) => return Ok(Passed::Stopped(Copied::Unstable)),
+            Ok(filled) => at += filled as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(CopyError::Read(error)),
+        }
+        written.map_err(CopyError::Write)?;
+    }
+    Ok(Passed::Whole)
 }
 
 fn tuple(metadata: &Metadata) -> (u64, u64, u64, i64, i64, i64, i64) {
@@ -138,6 +184,9 @@ fn tuple(metadata: &Metadata) -> (u64, u64, u64, i64, i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::detect::HEAD_BYTES;
+    use crate::secret::SecretValue;
+    use crate::secret::encoding::Extent;
     use crate::storage::BlobStore;
     use crate::storage::memory::MemoryBlobs;
     use std::cell::Cell;
@@ -150,7 +199,9 @@ mod tests {
         let store = MemoryBlobs::default();
         let mut batch = store.begin().expect("begin");
         let file = File::open(path).expect("open");
-        let copied = copy(&file, &mut *batch, limits, &mut Vec::new(), wanted).expect("no error");
+        let subject = Subject { name: OsStr::new("f"), finder: None, blocks: false };
+        let copied =
+            copy(&file, &mut *batch, limits, subject, &mut Vec::new(), wanted).expect("no error");
         batch.commit().expect("commit");
         (copied, store)
     }
@@ -163,10 +214,10 @@ mod tests {
         fs::write(&path, &bytes).expect("write");
         let (copied, store) = copy_of(&path, LIMITS, &|| true);
         let Copied::Stable(content) = copied else { panic!("{copied:?}") };
-        assert_eq!(content.digest.as_bytes(), blake3::hash(&bytes).as_bytes());
-        assert_eq!(content.head, bytes[..HEAD_BYTES]);
+        assert_eq!(content.examined.digest.as_bytes(), blake3::hash(&bytes).as_bytes());
+        assert_eq!(content.examined.head, bytes[..HEAD_BYTES]);
         let mut back = Vec::new();
-        io::Read::read_to_end(&mut store.open(&content.digest).expect("open"), &mut back)
+        io::Read::read_to_end(&mut store.open(&content.examined.digest).expect("open"), &mut back)
             .expect("read");
         assert_eq!(back, bytes);
     }
@@ -210,7 +261,7 @@ mod tests {
         let (copied, store) = copy_of(&path, LIMITS, &|| true);
         let Copied::Stable(content) = copied else { panic!("{copied:?}") };
         assert!(!content.kept);
-        assert!(store.open(&content.digest).is_err());
+        assert!(store.open(&content.examined.digest).is_err());
     }
 
     #[test]
@@ -226,5 +277,32 @@ mod tests {
             steps.get() < 5
         };
         assert!(matches!(copy_of(&path, any, &few).0, Copied::Unwanted));
+    }
+
+    #[test]
+    fn a_large_file_is_examined_beside_and_comes_to_the_same() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("f");
+        let mut bytes: Vec<u8> =
+            (0..BESIDE_BYTES_MIN as u32 + 7).map(|n| (n % 251) as u8).collect();
+        let border = 3 * BUFFER_BYTES - 5;
+        bytes[border..border + 10].copy_from_slice(b"sk-1234567");
+        fs::write(&path, &bytes).expect("write");
+        let value = SecretValue::new(b"sk-1234567".to_vec()).expect("small");
+        let finder = Finder::new([("KEY".parse().expect("legal"), &value)], Extent::Piece);
+        let limits = Limits { kept_bytes_max: 1 << 30, ..LIMITS };
+        for blocks in [false, true] {
+            let store = MemoryBlobs::default();
+            let mut batch = store.begin().expect("begin");
+            let subject = Subject { name: OsStr::new("f"), finder: Some(&finder), blocks };
+            let file = File::open(&path).expect("open");
+            let copied = copy(&file, &mut *batch, limits, subject, &mut Vec::new(), &|| true);
+            let Ok(Copied::Stable(content)) = copied else { panic!("{copied:?}") };
+            batch.commit().expect("commit");
+            assert_eq!(content.examined.digest.as_bytes(), blake3::hash(&bytes).as_bytes());
+            assert_eq!(content.examined.found[0].position, border as u64);
+            assert_eq!(content.kept, !blocks);
+            assert_eq!(store.open(&content.examined.digest).is_ok(), !blocks);
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! a second one.
 
 use super::Artifacts;
-use super::copy::{Copied, CopyError, Limits, copy};
+use super::copy::{Copied, CopyError, Limits, Subject, copy};
 use super::detect::detect;
 use super::error::Error;
 use super::life::Voice;
@@ -336,16 +336,17 @@ fn stable_copy(
     let limits =
         Limits { kept_bytes_max: service.settings.content_bytes_max, lane_bytes_max: u64::MAX };
     let wanted = || !service.is_stopping() && Instant::now() < deadline;
+    let name = spot.host_path.file_name().unwrap_or_default();
+    let subject = Subject { name, finder: None, blocks: false };
     let mut buffer = Vec::new();
     for _ in 0..COPY_TRIES {
-        match copy(file, batch, limits, &mut buffer, &wanted) {
+        match copy(file, batch, limits, subject, &mut buffer, &wanted) {
             Ok(Copied::Stable(content)) => {
-                let name = spot.host_path.file_name().unwrap_or_default();
                 return Ok(DeclaredContent {
-                    digest: content.digest,
+                    digest: content.examined.digest,
                     size: content.size,
                     kept: content.kept,
-                    artifact_type: detect(name, &content.head),
+                    artifact_type: detect(subject.name, &content.examined.head).artifact_type,
                 });
             }
             Ok(Copied::NotAFile) => return Err(bad(format!("{path} is not a regular file"))),

@@ -1,7 +1,8 @@
 //! Of which type is a file? Decided from its name and its first bytes.
 //!
 //! In this order: bytes that leave no doubt (a PNG is an image whatever it is called), the name's extension, bytes that
-//! give a hint (text that looks like HTML, JSON or a log). What none of them knows is a `file`.
+//! give a hint (text that looks like HTML, JSON or a log). What none of them knows is a `file`. Where name and bytes
+//! speak for two types, the one that loses is noted as suspected.
 
 use crate::model::artifact::ArtifactType;
 use std::ffi::OsStr;
@@ -47,10 +48,100 @@ const LOG: &[&str] = &["log"];
 /// Endings that say how a file is packed; what it is, the ending before tells.
 const PACKED: &[&str] = &["gz", "xz", "zst", "bz2", "lz4"];
 
+/// Endings of text, or of formats that look like another: a hint says nothing against them. An HTML page called `x.png`
+/// is suspicious, JSON called `x.ipynb` and dates in `x.csv` are not.
+const OF_TEXT: &[&str] = &[
+    "svg", "eps", "html", "htm", "xhtml", "md", "markdown", "rst", "adoc", "rtf", "ipynb", "tex",
+    "ps", "csv", "tsv", "json", "jsonl", "ndjson", "geojson", "xml", "yaml", "yml", "toml", "sql",
+    "pmml", "mlmodel", "model", "log",
+];
+
+/// Endings of containers for anything: what is in one is no mismatch.
+const CONTAINERS: &[&str] = &["h5", "hdf5", "db", "sqlite", "sqlite3", "model", "ckpt", "keras"];
+
+/// What is known of a file's kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detected {
+    pub artifact_type: ArtifactType,
+    /// The type that the other one of name and bytes speaks for.
+    pub suspected: Option<ArtifactType>,
+    pub mime: Option<&'static str>,
+}
+
 /// The type of a file with this name whose content starts with `head` (at most [`HEAD_BYTES`] of it).
-pub fn detect(name: &OsStr, head: &[u8]) -> ArtifactType {
-    let found = certain(head).or_else(|| by_name(name)).or_else(|| hinted(head));
-    ArtifactType::new(found.unwrap_or(ArtifactType::FILE))
+pub fn detect(name: &OsStr, head: &[u8]) -> Detected {
+    let (certain, named) = (certain(head), by_name(name));
+    let ending = ending(name).unwrap_or_default();
+    let is_one_of = |list: &[&str]| list.iter().any(|known| known.as_bytes() == ending);
+    let hinted = || hinted(head);
+    let (found, other) = match (certain, named) {
+        (Some(certain), named) => (certain, named.filter(|_| !is_one_of(CONTAINERS))),
+        (None, Some(named)) => (named, if is_one_of(OF_TEXT) { None } else { hinted() }),
+        (None, None) => (hinted().unwrap_or(ArtifactType::FILE), None),
+    };
+    Detected {
+        artifact_type: ArtifactType::new(found),
+        suspected: other.filter(|other| *other != found).map(ArtifactType::new),
+        mime: mime(&ending, head),
+    }
+}
+
+/// Text kinds that no signature tells apart (IANA media types; `text/x-log` is nobody's and is `text/plain`).
+const TEXT_KINDS: &[(&str, &str)] = &[
+    ("csv", "text/csv"),
+    ("tsv", "text/tab-separated-values"),
+    ("html", "text/html"),
+    ("htm", "text/html"),
+    ("xhtml", "application/xhtml+xml"),
+    ("md", "text/markdown"),
+    ("markdown", "text/markdown"),
+    ("rtf", "application/rtf"),
+    ("tex", "application/x-tex"),
+    ("json", "application/json"),
+    ("geojson", "application/geo+json"),
+    ("ipynb", "application/x-ipynb+json"),
+    ("jsonl", "application/jsonl"),
+    ("ndjson", "application/x-ndjson"),
+    ("xml", "application/xml"),
+    ("svg", "image/svg+xml"),
+    ("yaml", "application/yaml"),
+    ("yml", "application/yaml"),
+    ("toml", "application/toml"),
+    ("sql", "application/sql"),
+    ("css", "text/css"),
+    ("js", "text/javascript"),
+    ("ps", "application/postscript"),
+    ("eps", "application/postscript"),
+];
+
+/// By signature; for text by name. What neither knows has none: a wrong one is worse.
+fn mime(ending: &[u8], head: &[u8]) -> Option<&'static str> {
+    if head.starts_with(b"PAR1") {
+        return Some("application/vnd.apache.parquet");
+    }
+    let by_ending = || {
+        let known = TEXT_KINDS.iter().find(|(known, _)| known.as_bytes() == ending);
+        known.map_or("text/plain", |(_, mime)| *mime)
+    };
+    let by_bytes = infer::get(head).map(|kind| kind.mime_type());
+    match by_bytes {
+        Some(mime) if !mime.starts_with("text/") => Some(mime),
+        by_bytes if is_text(head) => match by_ending() {
+            "text/plain" => by_bytes.or(Some("text/plain")),
+            known => Some(known),
+        },
+        by_bytes => by_bytes,
+    }
+}
+
+/// Whether these bytes, the beginning of a file, are text in UTF-8. The last character may be cut.
+pub(super) fn is_text(head: &[u8]) -> bool {
+    let cut = match std::str::from_utf8(head) {
+        Ok(_) => 0,
+        Err(error) if error.error_len().is_none() => head.len() - error.valid_up_to(),
+        Err(_) => return false,
+    };
+    !head.is_empty() && cut < head.len() && memchr::memchr(0, head).is_none()
 }
 
 /// Signatures that nothing else has.
@@ -86,7 +177,8 @@ fn is_safetensors(head: &[u8]) -> bool {
         && contains(rest, b"data_offsets")
 }
 
-fn by_name(name: &OsStr) -> Option<&'static str> {
+/// The last ending of a name, in lower case, that says what the file is and not how it is packed.
+pub(super) fn ending(name: &OsStr) -> Option<Vec<u8>> {
     let lower = name.as_bytes().to_ascii_lowercase();
     let mut endings = lower.rsplit(|&byte| byte == b'.');
     let mut ending = endings.next()?;
@@ -97,6 +189,11 @@ fn by_name(name: &OsStr) -> Option<&'static str> {
     }
     // A name without a dot is no ending.
     endings.next()?;
+    Some(ending.to_vec())
+}
+
+fn by_name(name: &OsStr) -> Option<&'static str> {
+    let ending = ending(name)?;
     let known: [(&[&str], &str); 5] = [
         (IMAGE, ArtifactType::IMAGE),
         (REPORT, ArtifactType::REPORT),
@@ -166,7 +263,7 @@ mod tests {
 
     fn check(name: &[u8], head: &[u8], expected: &str) {
         let found = detect(OsStr::from_bytes(name), head);
-        assert_eq!(found.as_str(), expected, "{}", name.escape_ascii());
+        assert_eq!(found.artifact_type.as_str(), expected, "{}", name.escape_ascii());
     }
 
     #[test]
@@ -210,6 +307,46 @@ mod tests {
         check(b"out", b"Dear reader,\nan ERROR occurred.\n", "file");
         check(b"out", b"", "file");
         check(b"out", b"\0\x01\x02\x03{\"", "file");
+    }
+
+    #[test]
+    fn where_name_and_bytes_disagree_the_loser_is_suspected() {
+        let check = |name: &str, head: &[u8], expected: (&str, Option<&str>)| {
+            let found = detect(OsStr::new(name), head);
+            let suspected = found.suspected.as_ref().map(ArtifactType::as_str);
+            assert_eq!((found.artifact_type.as_str(), suspected), expected, "{name}");
+        };
+        check("x.csv", b"\x89PNG\r\n\x1a\n", ("image", Some("data")));
+        check("x.png", b"<!DOCTYPE html><p>502", ("image", Some("report")));
+        check("weights.pt", b"{\"error\": 1}", ("model", Some("data")));
+        for (name, head) in [
+            ("x.png", &b"\x89PNG\r\n\x1a\n"[..]),
+            ("n.ipynb", b"{\"cells\": []}"),
+            ("t.csv", b"2026-01-02,1\n2026-01-03,2\n"),
+            ("m.h5", b"\x89HDF\r\n\x1a\n...keras_version"),
+            ("x.log", b"{\"level\": 1}"),
+            ("notes.txt", b"hello"),
+            ("x", b"%PDF-1.7\n"),
+        ] {
+            assert_eq!(detect(OsStr::new(name), head).suspected, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_mime_type_is_of_the_bytes_and_for_text_of_the_name() {
+        for (name, head, expected) in [
+            ("x", &b"\x89PNG\r\n\x1a\n"[..], Some("image/png")),
+            ("x.csv", b"\x89PNG\r\n\x1a\n", Some("image/png")),
+            ("x.csv", b"a,b\n", Some("text/csv")),
+            ("x.json", b"{}", Some("application/json")),
+            ("run.log", b"hello", Some("text/plain")),
+            ("page", b"<!DOCTYPE html><p>", Some("text/html")),
+            ("x.parquet", b"PAR1", Some("application/vnd.apache.parquet")),
+            ("x.bin", b"\0\x01\x02", None),
+            ("empty.csv", b"", None),
+        ] {
+            assert_eq!(detect(OsStr::new(name), head).mime, expected, "{name}");
+        }
     }
 
     #[test]

@@ -122,6 +122,11 @@ impl DirtySet {
         self.files.contains_key(&file)
     }
 
+    /// Whether a file of this workspace is followed. Looks at all of them until one is found.
+    pub fn follows_any_of(&self, workspace: u32) -> bool {
+        self.files.keys().any(|file| file.workspace == workspace)
+    }
+
     pub fn workspace(&self, number: u32) -> Option<&Arc<WorkspaceRecord>> {
         self.workspaces.get(&number)
     }

@@ -73,6 +73,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "the content of artifact {reference} was not kept: a secret of its workspace stands in it (artifacts.secrets: block)"
+    )]
+    ContentBlocked { reference: String },
+    #[error(
+        "artifact {reference} is quarantined, because a secret of its workspace stands in it: only its owner can read it"
+    )]
+    Quarantined { reference: String },
 }
 
 impl From<CatalogError> for Error {

@@ -12,7 +12,6 @@
 //! (statx(2), STATX_BTIME).
 
 use super::record::{MountRecord, Place, WorkspaceRecord};
-use crate::model::path::VirtualPath;
 use crate::sys::credentials::{Credentials, ScopedIdentity};
 use crate::sys::openat2::open_beneath;
 use crate::vfs::inode::host_inode;
@@ -51,14 +50,14 @@ pub(super) fn place_by_source(
     source: &dyn FileSource,
     file: FileKey,
     workspace: &WorkspaceRecord,
-    ignored: impl Fn(&VirtualPath) -> bool,
+    ignored: impl Fn(&Place) -> bool,
 ) -> Option<Place> {
     let places = source.locations(file).into_iter().filter_map(|location| {
         let mount = workspace.mounts.iter().position(|mount| mount.name == location.mount)?;
         Some(Place { mount: u16::try_from(mount).ok()?, path: location.path })
     });
     let places: Vec<Place> = places.collect();
-    places.iter().find(|place| !ignored(&place.path)).or(places.first()).cloned()
+    places.iter().find(|place| !ignored(place)).or(places.first()).cloned()
 }
 
 pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<Found> {

@@ -19,6 +19,8 @@ pub mod declare;
 pub mod detect;
 mod dirty_set;
 mod error;
+mod examine;
+pub mod inspect;
 mod instance;
 mod journal;
 mod life;
@@ -32,6 +34,7 @@ mod registry;
 pub mod rules;
 mod scan;
 mod schedule;
+mod secrets;
 mod service;
 mod settings;
 mod sweeper;
@@ -44,6 +47,7 @@ pub use life::Voice;
 pub use recovery::{InstanceRecord, Recovered};
 pub use scan::{ScanError, Scanned};
 pub use schedule::{DrainScope, Drained};
+pub use secrets::SecretSource;
 pub use settings::Settings;
 
 use crate::model::artifact::ScanPolicy;
@@ -126,6 +130,12 @@ impl Attachment {
     pub fn set_source(&self, source: Arc<dyn FileSource>) {
         self.service.set_source(self.number, source);
     }
+
+    /// The workspace's secrets, which are looked for in what is written. Without them each version says that they were
+    /// not known.
+    pub fn set_secrets(&self, secrets: Arc<dyn SecretSource>) {
+        self.service.set_secrets(self.number, secrets);
+    }
 }
 
 /// A run to which writes may be attributed.
@@ -161,7 +171,7 @@ impl Artifacts {
         blobs: Box<dyn BlobStore>,
         catalog: Box<dyn Catalog>,
     ) -> Result<Self, Error> {
-        let rules = Rules::new(&settings.ignore)?;
+        let rules = Rules::new(&settings.ignore, &settings.rules)?;
         let root = settings.state_dir.clone();
         let boot = instance::boot_id().map_err(state_error("learn the boot id for", &root))?;
         let info = InstanceInfo {

@@ -50,11 +50,12 @@ impl Observer {
 
 impl WriteObserver for Observer {
     fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking> {
+        let mount = &at.mount;
         let (file, Some(at)) = (self.file(file), self.place(at)) else {
             return Ok(Tracking::Ignored);
         };
         if !self.service.state().follows(file) {
-            if self.service.ignores(&at.path) {
+            if self.service.ignores(mount, &at.path) {
                 return Ok(Tracking::Ignored);
             }
             // Before the journal's lock: nobody else may have to wait for this.
@@ -92,10 +93,11 @@ impl WriteObserver for Observer {
         writer: Writer,
         open_for_writing: bool,
     ) -> Tracking {
+        let mount = &to.mount;
         let (file, Some(to)) = (self.file(file), self.place(to)) else { return Tracking::Ignored };
         let mut journal = self.service.journal();
         let follows = self.service.state().follows(file);
-        if !follows && self.service.ignores(&to.path) {
+        if !follows && self.service.ignores(mount, &to.path) {
             self.service.change(|state| state.removed(self.number, &to, Instant::now()));
             return Tracking::Ignored;
         }

@@ -4,13 +4,16 @@
 //! one thread waits for the disk the next batch gathers by itself, so that the load sets the size of a batch and no
 //! timer does. Nothing is forgotten before its row is durable: whatever fails comes up again.
 
-use super::copy::{Copied, CopyError, Limits, copy};
-use super::detect::detect;
+use super::copy::{Copied, CopyError, Limits, Subject, copy};
+use super::detect::{Detected, detect};
 use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
+use super::secrets::{mask_writer, search};
 use super::service::Service;
 use super::watch::Pulse;
-use crate::storage::{BlobBatch, CatalogError, Metadata, NewVersion, is_transient};
+use crate::config::SecretPolicy;
+use crate::model::artifact::ArtifactType;
+use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
 use jiff::Timestamp;
 use std::fs::File;
 use std::io;
@@ -135,16 +138,17 @@ fn prepare(
     }
     let source = service.source(job.file.workspace);
     let place = match &source {
-        Some(source) => {
-            place_by_source(&**source, job.file.file, &job.workspace, |path| service.ignores(path))
-        }
+        Some(source) => place_by_source(&**source, job.file.file, &job.workspace, |place| {
+            let mount = job.workspace.mounts.get(usize::from(place.mount));
+            mount.is_some_and(|mount| service.ignores(&mount.name, &place.path))
+        }),
         None => (!job.nameless).then(|| job.place.clone()),
     };
     let Some(place) = place else { return Prepared::Nothing("it has no name any more") };
     let Some(mount) = job.workspace.mounts.get(usize::from(place.mount)) else {
         return Prepared::Nothing("its mount point is not known");
     };
-    if !mount.artifacts || service.ignores(&place.path) {
+    if !mount.artifacts || service.ignores(&mount.name, &place.path) {
         return Prepared::Nothing("it is ignored by rule");
     }
     let file = match &source {
@@ -187,10 +191,31 @@ fn prepare(
         pulse.advance();
         !service.is_stopping() && service.state().is_current(job)
     };
-    match copy(&file, batch, limits, buffer, &wanted) {
+    let finder = service.finder(job.file.workspace);
+    let policy = service.settings.secrets;
+    let subject = Subject {
+        name: place.path.name().unwrap_or_default(),
+        finder: finder.as_deref(),
+        blocks: policy == SecretPolicy::Block,
+    };
+    match copy(&file, batch, limits, subject, buffer, &wanted) {
         Ok(Copied::Stable(content)) => {
-            let name = place.path.name().unwrap_or_default();
-            Prepared::Version(Box::new(NewVersion {
+            let examined = content.examined;
+            let Detected { mut artifact_type, mut suspected, mime } =
+                detect(subject.name, &examined.head);
+            let mut metadata = examined.metadata;
+            if let Some(rule) = service.rules.rule_for(&mount.name, &place.path) {
+                if let Some(name) = &rule.artifact_type {
+                    // The user knows better than name and bytes.
+                    (artifact_type, suspected) = (ArtifactType::new(name.as_str()), None);
+                }
+                metadata.extend(rule.metadata.clone());
+            }
+            let secrets = search(finder.as_deref(), examined.found, policy);
+            if let Some(first) = secrets.found.first() {
+                tracing::warn!(path = ?place.path, workspace = %job.workspace.id, secret = %first.secret, encoding = first.encoding, count = secrets.found.len(), ?policy, "a secret stands in a written file");
+            }
+            let mut version = Box::new(NewVersion {
                 owner_uid: job.workspace.owner_uid,
                 host_path: mount
                     .host_path
@@ -204,18 +229,23 @@ fn prepare(
                 graph_id: job.run.as_ref().and_then(|run| run.graph_id.clone()),
                 node_id: job.run.as_ref().and_then(|run| run.node_id.clone()),
                 writer: job.writer.as_ref().map(|writer| writer.process.clone()),
-                artifact_type: detect(name, &content.head),
-                suspected: None,
-                mime: None,
+                artifact_type,
+                suspected,
+                mime: mime.map(str::to_owned),
                 size: content.size,
-                digest: content.digest,
+                digest: examined.digest,
                 content_kept: content.kept,
                 stamp: Some(content.stamp),
                 closes: job.closes.max(1),
-                metadata: Metadata::new(),
+                metadata,
+                secrets,
                 captured_at: Timestamp::now(),
                 path: place.path,
-            }))
+            });
+            if version.writer.is_some() {
+                mask_writer(service.masker(job.file.workspace).as_deref(), &mut version.writer);
+            }
+            Prepared::Version(version)
         }
         Ok(Copied::NotAFile) => Prepared::Nothing("it is not a regular file any more"),
         Ok(Copied::TooLarge) => Prepared::Postponed(Postponed::Large),

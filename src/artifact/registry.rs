@@ -7,7 +7,7 @@ use crate::model::artifact::ArtifactState;
 use crate::model::glob::Glob;
 use crate::model::id::RunId;
 use crate::model::path::escape;
-use crate::storage::{BlobStore, Catalog, Filter, Process, VersionRow};
+use crate::storage::{BlobStore, Catalog, Filter, Process, SecretFinding, VersionRow};
 use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
 use jiff::Timestamp;
@@ -33,7 +33,12 @@ pub(super) fn content(
     owner: Option<u32>,
     reference: &str,
 ) -> Result<(Artifact, File), Error> {
-    let artifact = shown(find(catalog, owner, reference)?);
+    let row = find(catalog, owner, reference)?;
+    // Root sees everybody's and asks as nobody in particular.
+    if row.quarantined && owner.unwrap_or(0) != row.owner_uid {
+        return Err(Error::Quarantined { reference: reference.to_owned() });
+    }
+    let artifact = shown(row);
     match artifact.state {
         ArtifactState::Ready | ArtifactState::Archived => {}
         ArtifactState::Deleted => return Err(Error::Deleted { reference: reference.to_owned() }),
@@ -41,6 +46,9 @@ pub(super) fn content(
     }
     match artifact.digest.filter(|_| artifact.content_kept) {
         Some(digest) => Ok((artifact, blobs.open(&digest)?)),
+        None if !artifact.secrets_found.is_empty() => {
+            Err(Error::ContentBlocked { reference: reference.to_owned() })
+        }
         None => Err(Error::ContentNotKept {
             reference: reference.to_owned(),
             host_path: artifact.host_path,
@@ -141,6 +149,8 @@ pub(super) fn shown(row: VersionRow) -> Artifact {
         held: row.held,
         pinned: row.pinned,
         quarantined: row.quarantined,
+        secrets_found: row.secrets_found.into_iter().map(shown_secret).collect(),
+        secret_scan: row.secret_scan,
         size: row.size,
         digest: row.digest,
         path,
@@ -159,6 +169,11 @@ pub(super) fn shown(row: VersionRow) -> Artifact {
     }
 }
 
+fn shown_secret(found: SecretFinding) -> wire::artifact::SecretFound {
+    let SecretFinding { secret, encoding, position } = found;
+    wire::artifact::SecretFound { name: secret, encoding, position }
+}
+
 fn shown_process(process: Process) -> wire::artifact::Process {
     let arguments = |command: Vec<u8>| command.split(|byte| *byte == 0).map(escape).collect();
     wire::artifact::Process {
@@ -171,6 +186,49 @@ fn shown_process(process: Process) -> wire::artifact::Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarantined_content_is_refused_to_root() {
+        use crate::model::artifact::ArtifactType;
+        use crate::storage::{NewVersion, SecretSearch};
+        let catalog = crate::storage::memory::MemoryCatalog::default();
+        let blobs = crate::storage::memory::MemoryBlobs::default();
+        let bytes = b"x";
+        let digest = crate::model::digest::Digest::from_bytes(*blake3::hash(bytes).as_bytes());
+        let mut batch = blobs.begin().expect("begin");
+        let mut writer = batch.writer().expect("writer");
+        writer.write_all(bytes).expect("write");
+        writer.keep(&digest).expect("keep");
+        batch.commit().expect("commit");
+        let new = NewVersion {
+            owner_uid: 1000,
+            host_path: b"/x".to_vec(),
+            workspace: "w".parse().expect("id"),
+            mount: "m".parse().expect("name"),
+            path: crate::model::path::VirtualPath::parse("x").expect("path"),
+            run: None,
+            graph_id: None,
+            node_id: None,
+            writer: None,
+            artifact_type: ArtifactType::new(ArtifactType::FILE),
+            suspected: None,
+            mime: None,
+            size: 1,
+            digest,
+            content_kept: true,
+            closes: 1,
+            stamp: None,
+            metadata: serde_json::Map::new(),
+            secrets: SecretSearch { quarantined: true, ..SecretSearch::default() },
+            captured_at: jiff::Timestamp::now(),
+        };
+        catalog.register(&[new]).expect("register");
+        let id = list(&catalog, None, &ArtifactQuery::default()).expect("list").artifacts[0].id;
+        let ask = |owner| content(&catalog, &blobs, owner, &id.to_string());
+        assert!(matches!(ask(None), Err(Error::Quarantined { .. })));
+        assert!(matches!(ask(Some(1001)), Err(Error::NotFound { .. })));
+        assert!(ask(Some(1000)).is_ok());
+    }
 
     #[test]
     fn limits_and_cursors_are_checked() {

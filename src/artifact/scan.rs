@@ -12,6 +12,7 @@
 use super::locate::{act_as_owner, mount_directory};
 use super::record::{EntryRecord, FileRef, MountRecord, Place, Record, WorkspaceRecord};
 use super::service::Service;
+use crate::model::id::MountName;
 use crate::model::path::VirtualPath;
 use crate::storage::{CatalogError, LastSeen, Stamp};
 use crate::sys::directory::{Entry, getdents64};
@@ -151,7 +152,7 @@ impl Scan<'_> {
                     continue;
                 };
                 level.offset = last.offset;
-                look(self.service, level, &entries, position)
+                look(self.service, level, &entries, (position, &mount.name))
             };
             self.register(mount, seen)?;
             std::thread::sleep(started.elapsed().min(Duration::from_secs(1)));
@@ -230,7 +231,12 @@ impl Level {
 }
 
 /// The regular files among the entries; directories are noted in the level.
-fn look(service: &Service, level: &mut Level, entries: &[Entry], mount: u16) -> Vec<Seen> {
+fn look(
+    service: &Service,
+    level: &mut Level,
+    entries: &[Entry],
+    (mount, name): (u16, &MountName),
+) -> Vec<Seen> {
     let mut seen = Vec::new();
     for entry in entries.iter().filter(|entry| entry.name != "." && entry.name != "..") {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
@@ -242,7 +248,7 @@ fn look(service: &Service, level: &mut Level, entries: &[Entry], mount: u16) -> 
         } else if kind == SFlag::S_IFREG {
             let path = VirtualPath::parse(level.path.as_path().join(&entry.name));
             let Ok(path) = path else { continue };
-            if !service.ignores(&path) {
+            if !service.ignores(name, &path) {
                 seen.push(Seen { place: Place { mount, path }, stamp: stamp(&stat) });
             }
         }

@@ -1,6 +1,6 @@
 //! What the observers, the registrar threads and the callers share.
 //!
-//! Locks, in the order in which they may be taken together: `journal`, `state`, `sources`. The journal's lock orders
+//! Locks, in the order in which they may be taken together: `journal`, `state`, `sources` or `secrets`. The journal's lock orders
 //! events: a record is appended and applied under it, so that the journal and the state always tell the same story. An
 //! append is one write(2); rewriting takes milliseconds. Under `state` and `sources` there is no I/O. `attached_at` is
 //! taken alone.
@@ -11,9 +11,12 @@ use super::journal::Journal;
 use super::record::{FileRef, Record};
 use super::rules::Rules;
 use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
+use super::secrets::SecretSource;
 use super::settings::Settings;
 use super::watch::Watch;
+use crate::model::id::MountName;
 use crate::model::path::VirtualPath;
+use crate::secret::find::Finder;
 use crate::storage::{BlobStore, Catalog};
 use crate::vfs::observer::FileSource;
 use std::collections::{BTreeSet, HashMap};
@@ -53,6 +56,8 @@ pub(super) struct Service {
     sources: Mutex<HashMap<u32, Option<Arc<dyn FileSource>>>>,
     /// When each attached workspace was attached, in microseconds since 1970.
     attached_at: Mutex<HashMap<u32, i64>>,
+    /// Secrets of the workspaces, also of one that is gone as long as a file of it is followed.
+    secrets: Mutex<HashMap<u32, Arc<dyn SecretSource>>>,
     next_workspace: AtomicU32,
     stopping: AtomicBool,
     /// Whether the storage failed when it was last used: said once when it starts and once when it ends.
@@ -100,6 +105,7 @@ impl Service {
             progress: Condvar::new(),
             sources: Mutex::default(),
             attached_at: Mutex::default(),
+            secrets: Mutex::default(),
             next_workspace: AtomicU32::new(1),
             stopping: AtomicBool::new(false),
             failing: AtomicBool::new(false),
@@ -116,8 +122,36 @@ impl Service {
         lock(&self.state)
     }
 
-    pub fn ignores(&self, path: &VirtualPath) -> bool {
-        self.rules.ignores(path)
+    pub fn ignores(&self, mount: &MountName, path: &VirtualPath) -> bool {
+        self.rules.ignores(mount, path)
+    }
+
+    pub fn set_secrets(&self, workspace: u32, secrets: Arc<dyn SecretSource>) {
+        lock(&self.secrets).insert(workspace, secrets);
+    }
+
+    fn secrets(&self, workspace: u32) -> Option<Arc<dyn SecretSource>> {
+        lock(&self.secrets).get(&workspace).cloned()
+    }
+
+    /// What is looked for in a workspace's files; nothing when its secrets are not known.
+    pub fn finder(&self, workspace: u32) -> Option<Arc<Finder>> {
+        self.secrets(workspace).map(|secrets| secrets.finder())
+    }
+
+    /// What is masked in texts about a workspace's files.
+    pub fn masker(&self, workspace: u32) -> Option<Arc<Finder>> {
+        self.secrets(workspace).map(|secrets| secrets.masker())
+    }
+
+    /// Lets go of the secrets of workspaces that are gone and left nothing to register.
+    fn forget_secrets(&self, workspaces: impl IntoIterator<Item = u32>) {
+        for workspace in workspaces {
+            let unused = !self.is_attached(workspace) && !self.state().follows_any_of(workspace);
+            // Dropped outside of the lock: overwriting takes its time.
+            let forgotten = if unused { lock(&self.secrets).remove(&workspace) } else { None };
+            drop(forgotten);
+        }
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -164,6 +198,8 @@ impl Service {
     pub fn forget_sources(&self) {
         let sources = std::mem::take(&mut *lock(&self.sources));
         drop(sources);
+        let secrets = std::mem::take(&mut *lock(&self.secrets));
+        drop(secrets);
     }
 
     /// When the workspace was attached; nothing when it is not.
@@ -182,6 +218,7 @@ impl Service {
         drop(source);
         lock(&self.attached_at).remove(&workspace);
         self.change(|state| state.orphan(workspace, Instant::now()));
+        self.forget_secrets([workspace]);
     }
 
     pub fn attached(&self) -> Vec<u32> {
@@ -294,6 +331,7 @@ impl Service {
             self.rewrite_if_worth_it(&mut journal);
         }
         self.progress.notify_all();
+        self.forget_secrets(settled.iter().map(|file| file.workspace).collect::<BTreeSet<_>>());
         for file in settled {
             if let Some(source) = self.source(file.workspace) {
                 source.settled(file.file);

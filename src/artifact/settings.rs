@@ -1,6 +1,8 @@
 //! What can be set about artifacts, with its defaults and bounds.
 
 use super::rules::IGNORED_BY_DEFAULT;
+use crate::config::SecretPolicy;
+use crate::config::rules::Rule;
 use crate::model::artifact::ScanPolicy;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +36,10 @@ pub struct Settings {
     pub ignore: Vec<String>,
     /// How long a deletion can be taken back; after it the content is given up.
     pub undo_window: Duration,
+    /// What the user says about files by their names; outranks `ignore`.
+    pub rules: Vec<Rule>,
+    /// What happens to a content in which a secret of its workspace stands.
+    pub secrets: SecretPolicy,
     /// How long recovery waits until what it found is registered; what takes longer is registered meanwhile.
     pub recovery_wait: Duration,
 }
@@ -53,6 +59,8 @@ impl Settings {
             scan: ScanPolicy::OnUnclean,
             ignore: IGNORED_BY_DEFAULT.iter().map(|&pattern| pattern.to_owned()).collect(),
             undo_window: Duration::from_secs(7 * 24 * 3_600),
+            rules: Vec::new(),
+            secrets: SecretPolicy::Warn,
             recovery_wait: Duration::from_secs(10),
         }
     }

@@ -6,7 +6,7 @@ use super::query::Filters;
 use super::{Outcome, life, output};
 use crate::client::ClientError;
 use crate::config::units::parse_duration;
-use crate::model::artifact::ArtifactState;
+use crate::model::artifact::{ArtifactState, SecretScan};
 use crate::model::id::WorkspaceId;
 use crate::wire::artifact::{Artifact, ArtifactPage, Process, SyncRequest};
 use anyhow::{Context as _, bail};
@@ -206,7 +206,7 @@ fn print_page(page: &ArtifactPage) {
                 artifact.id.to_string(),
                 artifact.version.to_string(),
                 artifact.artifact_type.to_string(),
-                artifact.state.to_string(),
+                shown_state(artifact),
                 output::size(artifact.size),
                 output::time(artifact.created_at),
                 artifact.path.clone(),
@@ -227,10 +227,11 @@ fn print_one(artifact: &Artifact) {
     let rows: Vec<Vec<String>> = [
         ("id", artifact.id.to_string()),
         ("version", artifact.version.to_string()),
-        ("type", artifact.artifact_type.to_string()),
+        ("type", shown_type(artifact)),
         ("state", shown_state(artifact)),
         ("origin", artifact.origin.as_str().to_owned()),
         ("made from", dash(artifact.parent_version.map(|version| format!("version {version}")))),
+        ("secrets", shown_secrets(artifact)),
         ("size", format!("{} ({} bytes)", output::size(artifact.size), artifact.size)),
         ("mime", dash(artifact.mime.clone())),
         ("digest", dash(artifact.digest.map(|digest| digest.to_string()))),
@@ -256,11 +257,13 @@ fn print_one(artifact: &Artifact) {
     output::print(output::table(&["", ""], &rows).trim_start_matches('\n'));
 }
 
+/// The state, and what else keeps the version or is wrong with it.
 fn shown_state(artifact: &Artifact) -> String {
     let marks = [
         (artifact.held && artifact.state == ArtifactState::Creating, "held"),
         (artifact.pinned, "pinned"),
         (artifact.quarantined, "quarantined"),
+        (!artifact.secrets_found.is_empty(), "holds a secret"),
     ];
     let mut text = artifact.state.to_string();
     for (_, mark) in marks.iter().filter(|(set, _)| *set) {
@@ -275,6 +278,29 @@ fn shown_content(artifact: &Artifact) -> &'static str {
         (Some(_), true) => "kept",
         (Some(_), false) => "digest only",
     }
+}
+
+fn shown_type(artifact: &Artifact) -> String {
+    match &artifact.suspected_type {
+        Some(suspected) => format!("{} (could be {suspected})", artifact.artifact_type),
+        None => artifact.artifact_type.to_string(),
+    }
+}
+
+fn shown_secrets(artifact: &Artifact) -> String {
+    if !artifact.secrets_found.is_empty() {
+        let found = artifact.secrets_found.iter().map(|found| {
+            format!("{} ({}, at byte {})", found.name, found.encoding, found.position)
+        });
+        return found.collect::<Vec<_>>().join(", ");
+    }
+    let text = match artifact.secret_scan {
+        Some(SecretScan::Done) => "none found",
+        Some(SecretScan::NothingToFind) => "none to look for",
+        Some(SecretScan::Unavailable) => "not looked for: they were not known any more",
+        None => "not looked for",
+    };
+    text.to_owned()
 }
 
 fn written_by(writer: &Process) -> String {

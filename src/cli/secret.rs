@@ -5,8 +5,13 @@ use super::exit::{DONE, Failure};
 use super::secret_source::SecretSource;
 use super::{Outcome, output};
 use crate::model::id::{SecretName, WorkspaceId};
+use crate::secret::encoding::{LOOKED_FOR_BYTES_MIN, looked_for};
+use crate::wire::workspace::SecretRequest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use std::ffi::OsString;
+use zeroize::Zeroizing;
 
 const NEEDS: &str = "secrets live";
 
@@ -42,6 +47,12 @@ pub enum SecretCommand {
     },
 }
 
+/// Whether the daemon can tell this value from other bytes.
+fn is_looked_for(request: &SecretRequest) -> bool {
+    let value = STANDARD.decode(&request.value).map(Zeroizing::new).unwrap_or_default();
+    looked_for(&value).is_some()
+}
+
 pub fn run(context: &Context, command: SecretCommand) -> Outcome {
     match command {
         SecretCommand::Set { workspace, not_sensitive, secret } => {
@@ -56,6 +67,11 @@ pub fn run(context: &Context, command: SecretCommand) -> Outcome {
                 let request = source.request(name, !not_sensitive)?;
                 let setting = connection.client.set_secret(&workspace, name, &request);
                 connection.block_on(setting)?;
+                if !not_sensitive && !is_looked_for(&request) {
+                    output::remark(&format!(
+                        "secret {name} is not looked for in artifacts: it has fewer than {LOOKED_FOR_BYTES_MIN} bytes, or too few different ones to be told from other text"
+                    ));
+                }
             }
             Ok(DONE)
         }

@@ -3,6 +3,7 @@
 //! File < environment < flag. `config/belljard.yaml` documents each key; a test holds it to the defaults below.
 
 pub mod paths;
+pub mod rules;
 pub mod units;
 pub mod yaml;
 
@@ -78,6 +79,22 @@ pub struct Artifacts {
     #[serde(with = "units::duration")]
     pub undo_window: Duration,
     pub scan: ScanPolicy,
+    /// The first that matches a file decides.
+    pub rules: Vec<rules::Rule>,
+    pub secrets: SecretPolicy,
+}
+
+/// What happens to a content in which a secret of its workspace stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretPolicy {
+    /// The row says so.
+    #[default]
+    Warn,
+    /// Its owner alone may read it, and it goes to no other store.
+    Quarantine,
+    /// It is not kept; its digest is.
+    Block,
 }
 
 impl Default for Config {
@@ -133,6 +150,8 @@ impl Default for Artifacts {
             content_size_max: 1 << 30,
             undo_window: Duration::from_secs(7 * 24 * 3_600),
             scan: ScanPolicy::OnUnclean,
+            rules: Vec::new(),
+            secrets: SecretPolicy::Warn,
         }
     }
 }
@@ -255,6 +274,8 @@ impl Config {
         within("artifacts.content_size_max", content, 0, 1 << 50, size)?;
         let undo = artifacts.undo_window.as_millis();
         within("artifacts.undo_window", undo, 0, 3_660 * 24 * 60 * MINUTE, time)?;
+        let rules = artifacts.rules.len() as u128;
+        within("artifacts.rules", rules, 0, rules::RULES_MAX as u128, number)?;
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {
             let message =

@@ -97,6 +97,47 @@ impl fmt::Display for ArtifactState {
     }
 }
 
+/// Whether a content was searched for the secrets of its workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretScan {
+    /// Searched for all of them that are looked for.
+    Done,
+    /// The workspace had none that is looked for.
+    NothingToFind,
+    /// The secrets were not known any more: they are in memory only, and the daemon that had them is gone.
+    #[default]
+    Unavailable,
+}
+
+/// A text that names no outcome of a search for secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown outcome {given:?} of a search for secrets")]
+pub struct UnknownSecretScan {
+    given: String,
+}
+
+impl SecretScan {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SecretScan::Done => "done",
+            SecretScan::NothingToFind => "nothing-to-find",
+            SecretScan::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl std::str::FromStr for SecretScan {
+    type Err = UnknownSecretScan;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSecretScan> {
+        [Self::Done, Self::NothingToFind, Self::Unavailable]
+            .into_iter()
+            .find(|outcome| text == outcome.as_str())
+            .ok_or_else(|| UnknownSecretScan { given: text.to_owned() })
+    }
+}
+
 /// How a version came to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

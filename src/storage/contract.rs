@@ -9,6 +9,7 @@ use super::memory::{MemoryBlobs, MemoryCatalog};
 use super::*;
 use std::io::Read;
 
+mod content;
 mod query;
 
 fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
@@ -31,6 +32,7 @@ fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
         stamp: None,
         closes: 1,
         metadata: serde_json::json!({ "rows": 2 }).as_object().expect("an object").clone(),
+        secrets: SecretSearch::default(),
         captured_at: Timestamp::now(),
     }
 }

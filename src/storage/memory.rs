@@ -7,8 +7,8 @@ mod life;
 use super::life::next_state;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
-    Life, NewVersion, PlaceError, Placed, Registered, Selected, Stamp, VersionPage, VersionRow,
-    Wanted, Which,
+    Life, NewVersion, PlaceError, Placed, Registered, SecretFinding, Selected, Stamp, VersionPage,
+    VersionRow, Wanted, Which,
 };
 use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
@@ -179,6 +179,7 @@ impl Tables {
             {
                 let number = row.number;
                 self.produced.extend(new.run.map(|run| (run, latest)));
+                self.note_secrets(new, latest);
                 return Registered::Unchanged(number);
             }
         }
@@ -214,6 +215,8 @@ impl Tables {
             held: false,
             pinned: false,
             quarantined: false,
+            secret_scan: Some(new.secrets.outcome),
+            secrets_found: Vec::new(),
             size: new.size,
             digest: Some(new.digest),
             content_kept: new.content_kept,
@@ -224,10 +227,25 @@ impl Tables {
             deleted_at: None,
             swept_at: None,
         });
+        self.note_secrets(new, self.rows.len() - 1);
         let position = self.rows.len() - 1;
         let kind = if number == 1 { "created" } else { "version" };
         self.tell(position, kind, &new.author(), json!({ "state": ArtifactState::Ready }));
         Registered::Version(number)
+    }
+
+    pub(super) fn note_secrets(&mut self, new: &NewVersion, position: usize) {
+        let row = &mut self.rows[position];
+        for found in &new.secrets.found {
+            let same = |known: &SecretFinding| {
+                known.secret == found.secret && known.encoding == found.encoding
+            };
+            if !row.secrets_found.iter().any(same) {
+                row.secrets_found.push(found.clone());
+            }
+        }
+        row.secrets_found.sort();
+        row.quarantined |= new.secrets.quarantined;
     }
 
     fn matches(&self, position: usize, owner: Option<u32>, filter: &Filter) -> bool {

@@ -12,11 +12,12 @@ pub mod catalog;
 mod filter;
 pub mod life;
 pub mod memory;
+mod secrets;
 
 #[cfg(test)]
 mod contract;
 
-use crate::model::artifact::{ArtifactState, ArtifactType, Author, Origin};
+use crate::model::artifact::{ArtifactState, ArtifactType, Author, Origin, SecretScan};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, MountName, RunId, WorkspaceId};
 use crate::model::path::VirtualPath;
@@ -28,6 +29,7 @@ pub use blob::BlobError;
 pub use catalog::CatalogError;
 pub use filter::{Cursor, Filter, SortKey, VersionPage};
 pub use life::{Life, Wanted};
+pub use secrets::{SecretFinding, SecretSearch};
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
 pub trait BlobStore: Send + Sync {
@@ -86,6 +88,7 @@ pub trait Catalog: Send + Sync {
     /// The file is found by owner and host path; version numbers are given inside the transaction, so that two
     /// processes never give the same. When the latest version is READY and has the same digest, no version is added and
     /// the run is noted as one that produced it: registering the same thing twice, as after a crash, leaves one version.
+    /// Secrets found in it that were not known before are noted with it, and it is quarantined if the new one is.
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError>;
 
     /// Rows that match, in the order that the filter names. `owner` of `None` sees everyone's. A question that takes too long
@@ -168,7 +171,7 @@ pub struct NewVersion {
     /// `None` where no process can be named.
     pub writer: Option<Process>,
     pub artifact_type: ArtifactType,
-    /// The type that the bytes speak for, where the name says otherwise.
+    /// The type that the other one of name and bytes speaks for.
     pub suspected: Option<ArtifactType>,
     pub mime: Option<String>,
     pub size: u64,
@@ -178,6 +181,7 @@ pub struct NewVersion {
     pub stamp: Option<Stamp>,
     pub closes: u64,
     pub metadata: Metadata,
+    pub secrets: SecretSearch,
     pub captured_at: Timestamp,
 }
 
@@ -235,6 +239,9 @@ pub struct VersionRow {
     pub content_kept: bool,
     pub closes: u64,
     pub metadata: Metadata,
+    /// `None`: registered before contents were searched for secrets.
+    pub secret_scan: Option<SecretScan>,
+    pub secrets_found: Vec<SecretFinding>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub deleted_at: Option<Timestamp>,

@@ -1,9 +1,9 @@
 //! Artifacts and the questions that can be asked about them.
 
 use super::list::List;
-use crate::model::artifact::{ArtifactState, ArtifactType, Origin};
+use crate::model::artifact::{ArtifactState, ArtifactType, Origin, SecretScan};
 use crate::model::digest::Digest;
-use crate::model::id::{ArtifactId, RunId, WorkspaceId};
+use crate::model::id::{ArtifactId, RunId, SecretName, WorkspaceId};
 use crate::model::order::Order;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub struct Artifact {
     pub origin: Origin,
     #[serde(rename = "type")]
     pub artifact_type: ArtifactType,
-    /// What the bytes speak for, where the name says otherwise.
+    /// The type that the other one of name and bytes speaks for.
     pub suspected_type: Option<ArtifactType>,
     pub mime: Option<String>,
     pub state: ArtifactState,
@@ -34,6 +34,12 @@ pub struct Artifact {
     pub pinned: bool,
     /// A secret was found in it: its owner alone may read it, and it goes to no other store.
     pub quarantined: bool,
+    /// Secrets of its workspace that stand in the content: which, how and where, never their values.
+    #[serde(default)]
+    pub secrets_found: Vec<SecretFound>,
+    /// Whether it was searched for them; `None`: registered before there was a search.
+    #[serde(default)]
+    pub secret_scan: Option<SecretScan>,
     pub size: u64,
     /// `None` as long as there is no content.
     pub digest: Option<Digest>,
@@ -51,12 +57,22 @@ pub struct Artifact {
     pub writer: Option<Process>,
     /// How many closes this version stands for: closes overtaken before the copy was taken coalesce.
     pub closes: u64,
-    /// False when the content was too large to keep and only its digest is known.
+    /// False when only the digest is known: the content was too large to keep, or holds a secret and may not be kept.
     pub content_kept: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     /// When it was marked as DELETED; it can be restored for a while.
     pub deleted_at: Option<Timestamp>,
+}
+
+/// A secret in a content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretFound {
+    pub name: SecretName,
+    /// `raw`, `base64`, `base64url`, `hex`, `url` or `json`.
+    pub encoding: String,
+    /// Where its first byte is, counted from 0.
+    pub position: u64,
 }
 
 /// A process that wrote.

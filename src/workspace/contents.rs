@@ -1,13 +1,20 @@
 //! What a workspace holds besides files: its secrets and its environment, in memory only.
 
+use crate::artifact::SecretSource;
 use crate::model::id::{SecretName, VariableName};
 use crate::secret::SecretValue;
+use crate::secret::encoding::Extent;
+use crate::secret::find::Finder;
 use crate::vfs::control::ControlSource;
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Most secrets, and most variables, of one workspace. Chosen, not measured: far above any use seen.
 pub const ENTRIES_MAX: usize = 1024;
+
+/// Values that a workspace had and has no more, for as long as it exists: a run may have read them and write them still.
+/// Of more than these the oldest is not looked for any longer.
+const FORMER_MAX: usize = 256;
 
 /// Longest value of a variable, in bytes: the kernel's bound for one string of an environment (execve(2), MAX_ARG_STRLEN).
 pub const VARIABLE_VALUE_BYTES_MAX: usize = 128 * 1024;
@@ -30,6 +37,44 @@ struct State {
     secrets: BTreeMap<SecretName, Secret>,
     env: BTreeMap<VariableName, String>,
     manifest: Vec<u8>,
+    /// Sensitive values that were replaced or removed, the latest last.
+    former: VecDeque<(SecretName, SecretValue)>,
+    /// Made when they are asked for, and again after a change.
+    finder: Option<Arc<Finder>>,
+    masker: Option<Arc<Finder>>,
+}
+
+impl State {
+    fn retire(&mut self, name: &SecretName, secret: Option<Secret>) {
+        (self.finder, self.masker) = (None, None);
+        if let Some(secret) = secret.filter(|secret| secret.sensitive) {
+            self.former.push_back((name.clone(), secret.value));
+            if self.former.len() > FORMER_MAX {
+                self.former.pop_front();
+            }
+        }
+    }
+
+    fn compile(&self, extent: Extent) -> Arc<Finder> {
+        let sensitive = self.secrets.iter().filter(|(_, secret)| secret.sensitive);
+        let present = sensitive.map(|(name, secret)| (name.clone(), &secret.value));
+        let former = self.former.iter().map(|(name, value)| (name.clone(), value));
+        Arc::new(Finder::new(present.chain(former), extent))
+    }
+}
+
+impl SecretSource for Contents {
+    fn finder(&self) -> Arc<Finder> {
+        let mut state = self.state();
+        let finder = state.finder.take().unwrap_or_else(|| state.compile(Extent::Piece));
+        Arc::clone(state.finder.insert(finder))
+    }
+
+    fn masker(&self) -> Arc<Finder> {
+        let mut state = self.state();
+        let masker = state.masker.take().unwrap_or_else(|| state.compile(Extent::Whole));
+        Arc::clone(state.masker.insert(masker))
+    }
 }
 
 impl Contents {
@@ -44,14 +89,19 @@ impl Contents {
         if state.secrets.len() >= ENTRIES_MAX && !state.secrets.contains_key(&name) {
             return false;
         }
-        state.secrets.insert(name, secret);
+        let former = state.secrets.insert(name.clone(), secret);
+        state.retire(&name, former);
         true
     }
 
     /// False when there was none of that name.
     #[must_use]
     pub fn remove_secret(&self, name: &SecretName) -> bool {
-        self.state().secrets.remove(name).is_some()
+        let mut state = self.state();
+        let removed = state.secrets.remove(name);
+        let known = removed.is_some();
+        state.retire(name, removed);
+        known
     }
 
     pub fn secret_entry(&self, name: &SecretName) -> Option<Secret> {
@@ -129,6 +179,30 @@ impl ControlSource for Contents {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_and_was_a_secret_is_looked_for_and_what_need_not_be_hidden_is_not() {
+        let contents = Contents::default();
+        let set = |name: &str, value: &str, sensitive| {
+            let value = SecretValue::new(value.as_bytes().to_vec()).expect("small");
+            assert!(contents.set_secret(name.parse().expect("legal"), Secret { value, sensitive }));
+        };
+        let found = |text: &str| {
+            let finder = contents.finder();
+            let mut scan = finder.scan();
+            scan.update(text.as_bytes());
+            scan.finish().into_iter().map(|found| found.secret.to_string()).collect::<Vec<_>>()
+        };
+        set("A", "first-value-1", true);
+        assert_eq!(found("first-value-1"), ["A"]);
+        set("A", "other-value-2", true);
+        set("B", "public-value-3", false);
+        assert_eq!(found("first-value-1 public-value-3"), ["A"]);
+        assert!(contents.remove_secret(&"A".parse().expect("legal")));
+        assert_eq!(found("other-value-2"), ["A"]);
+        let masked = crate::secret::mask::mask_text(&contents.masker(), "x other-value-2 y");
+        assert_eq!(masked, "x *** y");
+    }
 
     #[test]
     fn the_manifest_names_secrets_and_variables_and_shows_no_value() {

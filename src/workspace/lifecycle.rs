@@ -188,6 +188,7 @@ impl Workspace {
             })?;
             let vfs = Arc::new(vfs);
             attachment.set_source(vfs.clone());
+            attachment.set_secrets(contents.clone());
             let mounted = Mounted::new(Purpose::Workspace { stack_depth }).map_err(unmountable)?;
             let passthrough = mounted.passthrough();
             let filesystem = WorkspaceFilesystem::new(vfs.clone(), passthrough);

@@ -8,7 +8,7 @@ use super::contents::Contents;
 use super::lifecycle::Workspace;
 use super::registry::Workspaces;
 use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope};
-use crate::artifact::{DrainScope, RunRecord};
+use crate::artifact::{DrainScope, RunRecord, SecretSource};
 use crate::fuse::control::ControlFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
 use crate::model::access::Access;
@@ -16,6 +16,7 @@ use crate::model::id::{RunId, WorkspaceId};
 use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
 use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
+use crate::secret::mask::mask_text;
 use crate::sys::mount::{MountAttr, OpenTree, open_tree};
 use crate::telemetry::sentence;
 use crate::vfs::control::{ControlTree, Secrets};
@@ -244,6 +245,7 @@ pub(super) fn start(
             Ok(started)
         }
         Err(error) => {
+            let error = masked(error, &around.workspace.contents);
             around.end(workspaces, id, Duration::ZERO);
             workspaces.forget_run(id);
             workspaces.0.artifacts.end_run(id);
@@ -370,6 +372,8 @@ fn conclude(
     artifacts.end_run(run.id);
     let verdict = run.state().verdict;
     let (exit_code, reason, message) = outcome(ended, verdict, definition);
+    // It names the command, whose name can be made of anything.
+    let message = mask_text(&around.workspace.contents.masker(), &message);
     let run_as_root = run_as_root(run, definition, &around.workspace);
     let receipt = Receipt {
         run_id: run.id,
@@ -406,6 +410,20 @@ fn conclude(
     around.end(workspaces, run.id, Duration::ZERO);
     run.finish(receipt);
     workspaces.retire(run.id);
+}
+
+/// The same failure without secrets: what it says of the command was given by the caller.
+fn masked(error: Error, contents: &Contents) -> Error {
+    match error {
+        Error::SetupFailed { message, exit_code } => {
+            let message = mask_text(&contents.masker(), &message);
+            Error::SetupFailed { message, exit_code }
+        }
+        Error::Invalid { message } => {
+            Error::Invalid { message: mask_text(&contents.masker(), &message) }
+        }
+        other => other,
+    }
 }
 
 fn outcome(

@@ -2,6 +2,7 @@
 //!
 //! Needs a Linux with openat2(2) and, for killing a daemon at every step, strace; no privileges and no FUSE.
 
+mod content;
 mod crash;
 mod faults;
 mod scan;

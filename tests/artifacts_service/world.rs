@@ -3,7 +3,7 @@
 
 use belljar::artifact::{
     Artifacts, AttachedMount, AttachedWorkspace, Attachment, DrainScope, Drained, RunRecord,
-    Settings,
+    SecretSource, Settings,
 };
 use belljar::model::id::{RunId, WorkspaceId};
 use belljar::model::path::VirtualPath;
@@ -111,6 +111,10 @@ impl Workspace {
         });
         self.run = Some(id);
         id
+    }
+
+    pub fn set_secrets(&self, secrets: Arc<dyn SecretSource>) {
+        self.attachment.set_secrets(secrets);
     }
 
     fn writer(&self) -> Writer {

@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0002_life.sql"),
     include_str!("schema/sqlite/0003_placement.sql"),
     include_str!("schema/sqlite/0004_query.sql"),
+    include_str!("schema/sqlite/0005_content.sql"),
     include_str!("schema/sqlite/0006_capture.sql"),
 ];
 

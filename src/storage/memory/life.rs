@@ -75,7 +75,9 @@ impl Tables {
             artifact_type: new.artifact_type.clone(),
         };
         self.fill(position, &content);
+        self.note_secrets(new, position);
         let row = &mut self.rows[position];
+        row.secret_scan = Some(new.secrets.outcome);
         row.closes += new.closes;
         row.workspace = Some(new.workspace.clone());
         row.place = Some((new.mount.clone(), new.path.clone()));
@@ -255,6 +257,8 @@ impl Tables {
             held: new.held,
             pinned: false,
             quarantined: false,
+            secret_scan: None,
+            secrets_found: Vec::new(),
             size: content.map_or(0, |content| content.size),
             digest: content.map(|content| content.digest),
             content_kept: content.is_some_and(|content| content.kept),

@@ -57,6 +57,7 @@ pub(super) fn register(
     {
         note_producer(transaction, new, known.version)?;
         seen::note(transaction, known.artifact, new.stamp.as_ref())?;
+        note_secrets(transaction, new, known.version)?;
         return Ok(Registered::Unchanged(known.number.unsigned_abs()));
     }
     if let Some(known) = known.as_ref().filter(|known| known.held_open) {
@@ -93,9 +94,9 @@ pub(super) fn register(
         .prepare_cached(
             "INSERT INTO version (artifact, owner_uid, number, parent, origin, type, suspected, mime, state, size, digest, \
                  content_kept, closes, workspace, mount, path, run, graph_id, node_id, writer_pid, writer_uid, \
-                 writer_command, metadata, created_at, updated_at) \
+                 writer_command, metadata, created_at, updated_at, secret_scan) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
-                 ?23, ?24, ?24)",
+                 ?23, ?24, ?24, ?25)",
         )?
         .execute(params![
             artifact,
@@ -121,9 +122,12 @@ pub(super) fn register(
             new.writer.as_ref().map(|writer| writer.uid),
             new.writer.as_ref().and_then(|writer| writer.command.as_deref()),
             serde_json::Value::Object(new.metadata.clone()).to_string(),
-            now
+            now,
+            new.secrets.outcome.as_str()
         ])?;
-    note_producer(transaction, new, transaction.last_insert_rowid())?;
+    let version = transaction.last_insert_rowid();
+    note_producer(transaction, new, version)?;
+    note_secrets(transaction, new, version)?;
     seen::note(transaction, artifact, new.stamp.as_ref())?;
     let number = number.unsigned_abs();
     let kind = if number == 1 { "created" } else { "version" };
@@ -150,7 +154,7 @@ fn capture_into(
             "UPDATE version SET size = ?2, digest = ?3, content_kept = ?4, closes = closes + ?5, workspace = ?6, mount = ?7, \
                  path = ?8, run = coalesce(?9, run), graph_id = coalesce(graph_id, ?10), node_id = coalesce(node_id, ?11), \
                  writer_pid = ?12, writer_uid = ?13, writer_command = ?14, suspected = ?15, mime = coalesce(mime, ?16), \
-                 metadata = ?17, updated_at = ?18 WHERE pk = ?1",
+                 metadata = ?17, updated_at = ?18, secret_scan = ?19 WHERE pk = ?1",
         )?
         .execute(params![
             known.version,
@@ -170,13 +174,37 @@ fn capture_into(
             new.suspected.as_ref().map(|suspected| suspected.as_str()),
             new.mime,
             serde_json::Value::Object(metadata).to_string(),
-            new.captured_at.as_microsecond()
+            new.captured_at.as_microsecond(),
+            new.secrets.outcome.as_str()
         ])?;
+    note_secrets(transaction, new, known.version)?;
     look_again(transaction, known.digest.filter(|old| *old != new.digest))?;
     let detail = json!({ "content": new.digest });
     let told = ("updated", &new.author(), &detail);
     let number = known.number.unsigned_abs();
     tell(transaction, new.captured_at, new.owner_uid, known.id, number, told)
+}
+
+/// Adds what was found to a version; a secret may have been known later than the content.
+fn note_secrets(transaction: &Transaction, new: &NewVersion, version: i64) -> rusqlite::Result<()> {
+    for found in &new.secrets.found {
+        transaction
+            .prepare_cached(
+                "INSERT OR IGNORE INTO finding (version, secret, encoding, position) VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                version,
+                found.secret.as_str(),
+                found.encoding,
+                integer(found.position)
+            ])?;
+    }
+    if new.secrets.quarantined {
+        transaction
+            .prepare_cached("UPDATE version SET quarantined = 1 WHERE pk = ?")?
+            .execute([version])?;
+    }
+    Ok(())
 }
 
 fn note_producer(

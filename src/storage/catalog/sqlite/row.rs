@@ -6,7 +6,7 @@ use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
 use crate::model::path::VirtualPath;
 use crate::storage::catalog::CatalogError;
-use crate::storage::{Process, VersionRow, Which};
+use crate::storage::{Process, SecretFinding, VersionRow, Which};
 use jiff::Timestamp;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, Row, params};
@@ -21,7 +21,8 @@ use std::path::Path;
 pub(super) const COLUMNS: &str = "v.pk, a.id, v.number, v.parent, v.origin, v.owner_uid, a.host_path, v.workspace, v.mount, v.path, \
      v.run, v.graph_id, v.node_id, v.writer_pid, v.writer_uid, v.writer_command, v.type, v.suspected, v.mime, v.state, v.held, \
      v.pinned, v.quarantined, v.size, v.digest, v.content_kept, v.closes, v.metadata, v.created_at, v.updated_at, v.deleted_at, \
-     v.swept_at, \
+     v.swept_at, v.secret_scan, \
+     (SELECT json_group_array(json_array(secret, encoding, position)) FROM finding WHERE version = v.pk) AS findings, \
      (SELECT json_group_array(name) FROM alias WHERE artifact = a.pk) AS aliases, \
      (SELECT json_group_array(name) FROM label WHERE version = v.pk) AS labels, \
      (SELECT json_group_array(name) FROM tag WHERE version = v.pk) AS tags";
@@ -103,6 +104,15 @@ impl Columns<'_> {
     }
 }
 
+fn findings(columns: &Columns<'_>) -> Result<Vec<SecretFinding>, CatalogError> {
+    let text = columns.text("findings")?;
+    let found: Vec<(String, String, u64)> = parse(serde_json::from_str(&text))?;
+    let finding = |(secret, encoding, position): (String, String, u64)| {
+        Ok(SecretFinding { secret: parse(secret.parse())?, encoding, position })
+    };
+    found.into_iter().map(finding).collect()
+}
+
 fn read(columns: &Columns<'_>) -> Result<(i64, VersionRow), CatalogError> {
     let run: Option<[u8; 16]> = columns.get("run")?;
     let workspace: Option<String> = columns.get("workspace")?;
@@ -148,6 +158,11 @@ fn read(columns: &Columns<'_>) -> Result<(i64, VersionRow), CatalogError> {
         content_kept: columns.get("content_kept")?,
         closes: columns.count("closes")?,
         metadata: parse(serde_json::from_str(&columns.text("metadata")?))?,
+        secret_scan: columns
+            .get::<Option<String>>("secret_scan")?
+            .map(|outcome| parse(outcome.parse()))
+            .transpose()?,
+        secrets_found: findings(columns)?,
         created_at: columns.needed_time("created_at")?,
         updated_at: columns.needed_time("updated_at")?,
         deleted_at: columns.time("deleted_at")?,
