@@ -88,7 +88,7 @@ fn planted_secrets_are_all_found_at_every_alignment_to_the_border_of_a_chunk() {
             planted.push(("json", json.trim_matches('"').as_bytes().to_vec()));
         }
         if name == "BINARY" {
-            planted.push(("url", percent(&value).replace("%2D", "-").into_bytes()));
+            planted.push(("url", percent(&value).into_bytes()));
         }
         for (encoding, bytes) in planted {
             // Around the border one byte at a time; a long one is looked for by a piece, wherever that lies.

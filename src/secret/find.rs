@@ -20,8 +20,13 @@ const WINDOW: usize = LOOKED_FOR_BYTES_MIN;
 /// Bytes that decide how far the window moves.
 const BLOCK: usize = 3;
 
-/// Size of the table of moves. Blocks share entries, which costs moves and never a finding.
-const TABLE: usize = 1 << 16;
+/// Least and largest size of the table of moves, as powers of two. The least is in the processor's nearest cache. Blocks
+/// share entries, which costs moves and never a finding.
+const TABLE_BITS_MIN: u32 = 14;
+const TABLE_BITS_MAX: u32 = 20;
+
+/// Parts of the bytes in which the search goes on at the same time.
+const PARTS: usize = 4;
 
 /// So many signs of an encoding on both sides of a line break make it worth a second look: the shortest spelling of the
 /// shortest secret in base64 has ten.
@@ -34,7 +39,9 @@ pub struct Finder {
     /// How far the window may move, by the hash of its last block.
     moves: Zeroizing<Vec<u8>>,
     /// Patterns by the hash of the block that ends their first window, sorted.
-    ending: Vec<(u16, u32)>,
+    ending: Vec<(u32, u32)>,
+    /// What is left of a hash of 32 bits indexes the table.
+    shift: u32,
     longest: usize,
     longest_wrapped: usize,
 }
@@ -67,12 +74,6 @@ impl Drop for Finder {
     }
 }
 
-fn hash(block: &[u8]) -> u16 {
-    let number = u32::from_le_bytes([block[0], block[1], block[2], 0]);
-    // Knuth's multiplier: the high bits depend on all three bytes.
-    (number.wrapping_mul(2_654_435_761) >> 16) as u16
-}
-
 impl Finder {
     pub fn new<'a>(
         secrets: impl IntoIterator<Item = (SecretName, &'a SecretValue)>,
@@ -95,29 +96,35 @@ impl Finder {
         // Longest first: what is masked or named is the larger of two that begin at the same place.
         patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.spelling.bytes.len()));
         let farthest = (WINDOW - BLOCK + 1) as u8;
-        let mut moves = Zeroizing::new(vec![farthest; if patterns.is_empty() { 0 } else { TABLE }]);
-        let mut ending = Vec::with_capacity(patterns.len());
-        for (number, pattern) in (0u32..).zip(&patterns) {
-            let window = &pattern.spelling.bytes[..WINDOW];
-            for (at, block) in window.windows(BLOCK).enumerate() {
-                let entry = &mut moves[usize::from(hash(block))];
-                *entry = (*entry).min((WINDOW - BLOCK - at) as u8);
-            }
-            ending.push((hash(&window[WINDOW - BLOCK..]), number));
-        }
-        ending.sort_unstable();
+        // Sixteen entries for each block keep most of them free.
+        let blocks = u32::try_from(patterns.len() * (WINDOW - BLOCK + 1)).unwrap_or(u32::MAX);
+        let bits =
+            (blocks.saturating_mul(16).max(1).ilog2() + 1).clamp(TABLE_BITS_MIN, TABLE_BITS_MAX);
+        let table = if patterns.is_empty() { 0 } else { 1 << bits };
         let longest = |wanted: fn(Encoding) -> bool| {
             let lengths = patterns.iter().filter(|p| wanted(p.spelling.encoding));
             lengths.map(|p| p.spelling.bytes.len()).max().unwrap_or(0)
         };
-        Self {
+        let mut finder = Self {
             longest: longest(|_| true),
             longest_wrapped: longest(Encoding::may_be_wrapped),
             names,
+            moves: Zeroizing::new(vec![farthest; table]),
+            ending: Vec::with_capacity(patterns.len()),
+            shift: 32 - bits,
             patterns,
-            moves,
-            ending,
+        };
+        for number in 0..finder.patterns.len() {
+            let window = Zeroizing::new(finder.patterns[number].spelling.bytes[..WINDOW].to_vec());
+            for (at, block) in window.windows(BLOCK).enumerate() {
+                let entry = finder.hash(block) as usize;
+                finder.moves[entry] = finder.moves[entry].min((WINDOW - BLOCK - at) as u8);
+            }
+            let last = finder.hash(&window[WINDOW - BLOCK..]);
+            finder.ending.push((last, u32::try_from(number).unwrap_or(u32::MAX)));
         }
+        finder.ending.sort_unstable();
+        finder
     }
 
     /// Whether there is nothing to look for.
@@ -130,28 +137,62 @@ impl Finder {
         self.longest
     }
 
-    /// Reports each pattern in `bytes` with the place where it begins, in the order of the places.
+    /// Reports each pattern in `bytes` with the place where it begins, in no order.
+    ///
+    /// The window moves in four parts of `bytes` in turn: each move waits for the memory, and four wait at once.
     fn each(&self, bytes: &[u8], mut report: impl FnMut(&Pattern, usize)) {
-        if self.is_empty() {
+        if self.is_empty() || bytes.len() < WINDOW {
             return;
         }
-        let mut end = WINDOW;
-        while end <= bytes.len() {
-            let hash = hash(&bytes[end - BLOCK..end]);
-            let step = self.moves[usize::from(hash)];
-            if step > 0 {
-                end += usize::from(step);
-                continue;
+        let ends = bytes.len() - WINDOW + 1;
+        let bound = |part: usize| WINDOW + ends * part / PARTS;
+        let mut at: [usize; PARTS] = std::array::from_fn(bound);
+        let stop: [usize; PARTS] = std::array::from_fn(|part| bound(part + 1));
+        while (0..PARTS).all(|part| at[part] < stop[part]) {
+            for end in &mut at {
+                *end += self.step(bytes, *end, &mut report);
             }
-            let rest = &bytes[end - WINDOW..];
-            let first = self.ending.partition_point(|(other, _)| *other < hash);
-            for (_, number) in self.ending[first..].iter().take_while(|(other, _)| *other == hash) {
-                let pattern = &self.patterns[*number as usize];
-                if rest.starts_with(&pattern.spelling.bytes) {
-                    report(pattern, end - WINDOW);
-                }
+        }
+        for part in 0..PARTS {
+            while at[part] < stop[part] {
+                at[part] += self.step(bytes, at[part], &mut report);
             }
-            end += 1;
+        }
+    }
+
+    /// Looks at the window that ends before `end`; answers how far the next one is.
+    #[inline(always)]
+    fn step(&self, bytes: &[u8], end: usize, report: &mut impl FnMut(&Pattern, usize)) -> usize {
+        let hash = self.hash(&bytes[end - BLOCK..end]);
+        match self.moves[hash as usize] {
+            0 => {
+                self.compare(&bytes[end - WINDOW..], end - WINDOW, hash, report);
+                1
+            }
+            step => usize::from(step),
+        }
+    }
+
+    fn hash(&self, block: &[u8]) -> u32 {
+        let number = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+        // Knuth's multiplier: the high bits depend on all three bytes.
+        number.wrapping_mul(2_654_435_761) >> self.shift
+    }
+
+    #[cold]
+    fn compare(
+        &self,
+        rest: &[u8],
+        start: usize,
+        hash: u32,
+        report: &mut impl FnMut(&Pattern, usize),
+    ) {
+        let first = self.ending.partition_point(|(other, _)| *other < hash);
+        for (_, number) in self.ending[first..].iter().take_while(|(other, _)| *other == hash) {
+            let pattern = &self.patterns[*number as usize];
+            if rest.starts_with(&pattern.spelling.bytes) {
+                report(pattern, start);
+            }
         }
     }
 
@@ -161,6 +202,7 @@ impl Finder {
         self.each(bytes, |pattern, start| {
             ranges.push((start, start + pattern.spelling.bytes.len()));
         });
+        ranges.sort_unstable();
         ranges
     }
 
