@@ -1,6 +1,6 @@
 //! Secrets: their values, and finding or masking them in bytes that must not hold them.
 //!
-//! [`value`] keeps a value from being printed by accident. [`encoding`] knows how a value looks when it was written
+//! `value` keeps a value from being printed by accident. [`encoding`] knows how a value looks when it was written
 //! down, [`find`] looks for that in a stream, [`mask`] replaces it. None of them knows whose secrets they are.
 
 pub mod encoding;
