@@ -70,7 +70,7 @@ fn store(state: &Path, output: &Path, name: &str, secrets: Option<Arc<Secrets>>)
     }
     let observer = attachment.observer();
     let at = Location { mount: "output".parse().unwrap(), path: VirtualPath::parse(name).unwrap() };
-    let writer = Writer { run: None, pid: 1, uid: 0 };
+    let writer = Writer { run: None, pid: 1, uid: 0, command: None };
     let file = FileKey(1);
     let _ = observer.dirtied(file, &at, writer).unwrap();
     let start = Instant::now();
