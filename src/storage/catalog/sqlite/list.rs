@@ -406,7 +406,8 @@ mod tests {
         function::install(&connection).expect("install");
         let rows = "
             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
-            INSERT INTO artifact SELECT i, randomblob(16), 1000, CAST('/f' || i AS BLOB), 1, i FROM n;
+            INSERT INTO artifact (pk, id, owner_uid, host_path, latest, created_at)
+                SELECT i, randomblob(16), 1000, CAST('/f' || i AS BLOB), 1, i FROM n;
             INSERT INTO version (artifact, owner_uid, number, origin, type, state, size, content_kept, closes, workspace,
                     mount, path, run, graph_id, created_at, updated_at)
                 SELECT pk, 1000, 1, 'observed', 'data', 'READY', 1, 1, 1, 'w', 'm', x'61', x'00', iif(pk % 100, 'g', 'rare'),
