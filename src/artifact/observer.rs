@@ -4,8 +4,8 @@
 //! of a few maps; what the registrar does with a file never holds a lock that is taken here across I/O of its own,
 //! except for its acknowledgements, which are one write(2) as well.
 
-use super::dirty_set::DirtySet;
 use super::record::{FileRef, Place, Record};
+use super::secrets::mask_command;
 use super::service::Service;
 use crate::model::id::MountName;
 use crate::storage::Process;
@@ -48,6 +48,16 @@ impl Observer {
     }
 }
 
+impl Observer {
+    /// Who writes, as it is noted; nothing where no process can be named. The command line is masked before the journal,
+    /// which is a file, has it; where the workspace's secrets are not known, neither is the command.
+    fn process(&self, writer: &Writer) -> Option<Process> {
+        let masker = self.service.masker(self.number);
+        let command = masker.and_then(|masker| mask_command(&masker, writer.command.clone()));
+        (writer.pid != 0).then_some(Process { pid: writer.pid, uid: writer.uid, command })
+    }
+}
+
 impl WriteObserver for Observer {
     fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking> {
         let mount = &at.mount;
@@ -61,14 +71,15 @@ impl WriteObserver for Observer {
             // Before the journal's lock: nobody else may have to wait for this.
             self.service.make_room()?;
         }
+        let process = self.process(&writer);
         let mut journal = self.service.journal();
         let (follows, written_by) = {
             let mut state = self.service.state();
-            (state.follows(file), written_by(&mut state, file, &writer))
+            (state.follows(file), process.map(|process| state.written_by(file, &process)))
         };
         let dirtied = Record::Dirtied { file, at, run: writer.run, dirtied_at: now_microseconds() };
         let mut records = vec![dirtied];
-        records.extend(written_by);
+        records.extend(written_by.into_iter().flatten());
         journal.append(&records)?;
         self.apply(&records);
         Ok(if follows { Tracking::Continues } else { Tracking::Began })
@@ -95,6 +106,7 @@ impl WriteObserver for Observer {
     ) -> Tracking {
         let mount = &to.mount;
         let (file, Some(to)) = (self.file(file), self.place(to)) else { return Tracking::Ignored };
+        let process = self.process(&writer);
         let mut journal = self.service.journal();
         let follows = self.service.state().follows(file);
         if !follows && self.service.ignores(mount, &to.path) {
@@ -109,9 +121,9 @@ impl WriteObserver for Observer {
             open: open_for_writing,
             named_at: now_microseconds(),
         }];
-        if !follows {
+        if let Some(process) = process.filter(|_| !follows) {
             // Who wrote it was not followed; who gave it the name under which it counts is known.
-            records.extend(written_by(&mut self.service.state(), file, &writer));
+            records.extend(self.service.state().written_by(file, &process));
         }
         journal.append_or_rewrite_later(&records);
         self.apply(&records);
@@ -131,15 +143,6 @@ impl WriteObserver for Observer {
             self.service.change(|state| state.removed(self.number, &at, Instant::now()));
         }
     }
-}
-
-/// The records that say who wrote the file; none where no process can be named.
-fn written_by(state: &mut DirtySet, file: FileRef, writer: &Writer) -> Vec<Record> {
-    if writer.pid == 0 {
-        return Vec::new();
-    }
-    let process = Process { pid: writer.pid, uid: writer.uid, command: writer.command.clone() };
-    state.written_by(file, &process)
 }
 
 fn now_microseconds() -> i64 {

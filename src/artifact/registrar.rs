@@ -8,7 +8,7 @@ use super::copy::{Copied, CopyError, Limits, Subject, copy};
 use super::detect::{Detected, detect};
 use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
-use super::secrets::{mask_writer, search};
+use super::secrets::{mask_command, search};
 use super::service::Service;
 use super::watch::Pulse;
 use crate::config::SecretPolicy;
@@ -242,8 +242,11 @@ fn prepare(
                 captured_at: Timestamp::now(),
                 path: place.path,
             });
-            if version.writer.is_some() {
-                mask_writer(service.masker(job.file.workspace).as_deref(), &mut version.writer);
+            // Masked already when it was noted; a secret may have come since.
+            if let Some(writer) = &mut version.writer
+                && let Some(masker) = service.masker(job.file.workspace)
+            {
+                writer.command = mask_command(&masker, writer.command.take());
             }
             Prepared::Version(version)
         }

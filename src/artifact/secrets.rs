@@ -4,7 +4,7 @@ use crate::config::SecretPolicy;
 use crate::model::artifact::SecretScan;
 use crate::secret::find::{Finder, Found};
 use crate::secret::mask::mask_bytes;
-use crate::storage::{Process, SecretFinding, SecretSearch};
+use crate::storage::{SecretFinding, SecretSearch};
 use std::sync::Arc;
 
 /// Gives the secrets of a workspace as they are at this moment. The workspace implements it; it may be asked after the
@@ -42,13 +42,9 @@ pub(super) fn search(
     SecretSearch { outcome, found: found.into_iter().map(finding).collect(), quarantined }
 }
 
-/// A command line may hold a secret; the row shows it masked. Where the secrets are not known, neither is the command.
-pub(super) fn mask_writer(masker: Option<&Finder>, writer: &mut Option<Process>) {
-    let Some(writer) = writer else { return };
-    writer.command = match (masker, writer.command.take()) {
-        (Some(masker), Some(command)) => Some(mask_bytes(masker, &command)),
-        (None, _) | (_, None) => None,
-    };
+/// A command line may hold a secret: it is noted and shown masked.
+pub(super) fn mask_command(masker: &Finder, command: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    command.map(|command| mask_bytes(masker, &command))
 }
 
 #[cfg(test)]
@@ -61,12 +57,7 @@ mod tests {
     fn a_command_line_is_stored_without_secrets() {
         let value = SecretValue::new(b"hunter22".to_vec()).expect("small");
         let masker = Finder::new([("KEY".parse().expect("legal"), &value)], Extent::Whole);
-        let writer =
-            |command: &[u8]| Some(Process { pid: 1, uid: 0, command: Some(command.to_vec()) });
-        let mut written = writer(b"curl\0-u\0me:hunter22\0x");
-        mask_writer(Some(&masker), &mut written);
-        assert_eq!(written, writer(b"curl\0-u\0me:***\0x"));
-        mask_writer(None, &mut written);
-        assert_eq!(written.and_then(|writer| writer.command), None);
+        let shown = mask_command(&masker, Some(b"curl\0-u\0me:hunter22\0x".to_vec()));
+        assert_eq!(shown.as_deref(), Some(&b"curl\0-u\0me:***\0x"[..]));
     }
 }
