@@ -6,8 +6,12 @@
 
 mod concurrent;
 mod edges;
+mod handles;
 mod heard;
+mod host;
 mod kernel;
+mod names;
+mod nodes;
 mod operations;
 mod reference;
 mod steps;
