@@ -8,6 +8,7 @@
 pub mod attributes;
 pub mod backing;
 pub mod control;
+pub mod descriptors;
 pub mod error;
 pub mod handle;
 pub mod inode;
@@ -26,16 +27,16 @@ use crate::sys::file::TimeChange;
 use attributes::{Attributes, Time};
 use backing::{BackingRoot, Caller, Found, Generation};
 use control::{ControlTree, Listed};
+use descriptors::{DescriptorBudget, KeptDescriptors};
 use error::Error;
 use handle::{Handle, HandleTable};
 use inode::{FIRST_HOST_NODE, Inode, InodeTable, Name};
 use nix::errno::Errno;
 use observer::WriteObserver;
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 
 /// The workspace's root directory, as the FUSE protocol numbers it.
 pub const ROOT: u64 = 1;
@@ -62,8 +63,8 @@ pub struct Parts {
     /// The workspace's owner, where the daemon may read more than the owner: files are copied for the observer only
     /// when the owner may read them. `None` where owner and daemon are the same.
     pub owner: Option<Credentials>,
-    /// How many descriptors may be kept open for nodes that nobody has open.
-    pub descriptors_max: usize,
+    /// For descriptors of nodes that nobody has open; shared with the other file systems of the process.
+    pub descriptors: Arc<DescriptorBudget>,
 }
 
 /// The file system of one workspace.
@@ -78,9 +79,7 @@ pub struct Vfs {
     observer: Arc<dyn WriteObserver>,
     attribution: Arc<dyn Attribution>,
     owner: Option<Credentials>,
-    /// Nodes that keep a descriptor, oldest first. Guards only itself; no system call happens under it.
-    descriptors: Mutex<VecDeque<Weak<Inode>>>,
-    descriptors_max: usize,
+    kept: Arc<KeptDescriptors>,
     created: Time,
     /// Reads and writes of host files that came to the daemon instead of passing through the kernel.
     data_requests: AtomicU64,
@@ -117,7 +116,7 @@ impl Changes {
 
 impl Vfs {
     pub fn new(parts: Parts) -> Result<Self, Error> {
-        let Parts { mounts, directories, control, observer, attribution, owner, descriptors_max } =
+        let Parts { mounts, directories, control, observer, attribution, owner, descriptors } =
             parts;
         assert_eq!(mounts.iter().len(), directories.len(), "one directory for each mount point");
         let roots: Vec<BackingRoot> =
@@ -145,8 +144,7 @@ impl Vfs {
             control,
             observer,
             attribution,
-            descriptors: Mutex::default(),
-            descriptors_max,
+            kept: descriptors.share(),
             created: Time::now(),
             data_requests: AtomicU64::new(0),
         })
@@ -204,7 +202,7 @@ impl Vfs {
         }
         if let Generation::Handle(handle) = &inode.generation {
             let opened = self.root_of(inode).open_by_handle(handle)?;
-            return Ok(self.kept(inode, opened));
+            return Ok(self.keep_open(inode, opened));
         }
         let mut failure = Error::Unknown(inode.id);
         for name in inode.names() {
@@ -263,52 +261,22 @@ impl Vfs {
             // Another file has the name.
             return Err(Error::Unknown(inode.id));
         }
-        Ok(self.kept(inode, opened))
+        Ok(self.keep_open(inode, opened))
     }
 
-    fn kept(&self, inode: &Arc<Inode>, opened: OwnedFd) -> Arc<OwnedFd> {
+    fn keep_open(&self, inode: &Arc<Inode>, opened: OwnedFd) -> Arc<OwnedFd> {
         let opened = Arc::new(opened);
         if inode.keep_descriptor(&opened) {
-            self.count_descriptor(inode);
+            self.kept.add(inode);
         }
         opened
-    }
-
-    /// Notes that a node keeps a descriptor and makes others give theirs up when there are too many. Only nodes without a
-    /// name keep theirs beyond the limit.
-    fn count_descriptor(&self, inode: &Arc<Inode>) {
-        /// So many are passed over because they were used lately; then even those must go.
-        const SPARED_MAX: usize = 3;
-        /// How many are looked at in one call. Those that stay go to the end of the queue, so that the next call sees
-        /// others. Chosen, not measured.
-        const LOOKS_MAX: usize = 16;
-
-        let stays = |inode: &Arc<Inode>| {
-            let mut queue = self.descriptors.lock().expect("no panic under this lock");
-            queue.push_back(Arc::downgrade(inode));
-        };
-        stays(inode);
-        for look in 0..LOOKS_MAX {
-            let oldest = {
-                let mut queue = self.descriptors.lock().expect("no panic under this lock");
-                if queue.len() <= self.descriptors_max {
-                    return;
-                }
-                queue.pop_front()
-            };
-            let Some(inode) = oldest.and_then(|oldest| oldest.upgrade()) else { continue };
-            let spared = inode.was_used_lately() && look < SPARED_MAX;
-            if spared || inode.surrender_descriptor().is_none() {
-                stays(&inode);
-            }
-        }
     }
 
     fn acquire(&self, parent: &Arc<Inode>, name: &OsStr, found: Found) -> Arc<Inode> {
         let name = Name { parent: Arc::clone(parent), name: name.to_owned() };
         let (inode, kept) = self.inodes.acquire(parent.mount, found, Some(name));
         if kept {
-            self.count_descriptor(&inode);
+            self.kept.add(&inode);
         }
         inode
     }

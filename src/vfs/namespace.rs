@@ -141,7 +141,7 @@ impl Vfs {
         if let Some(descriptor) = held
             && inode.keep_descriptor(&descriptor)
         {
-            self.count_descriptor(&inode);
+            self.kept.add(&inode);
         }
     }
 

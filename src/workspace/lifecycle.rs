@@ -19,6 +19,7 @@ use crate::policy::mount_table::{MountPoint, MountTable};
 use crate::sys::credentials::Credentials;
 use crate::sys::mount::MountAttr;
 use crate::vfs::control::{ControlTree, Secrets};
+use crate::vfs::descriptors::DescriptorBudget;
 use crate::vfs::{Parts, Vfs};
 use crate::wire;
 use jiff::Timestamp;
@@ -37,12 +38,12 @@ fn serving_threads() -> usize {
     std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
 }
 
-/// Descriptors that one workspace's file system may keep for files nobody has open: an eighth of the process's limit,
-/// which leaves room for several workspaces, open files and sockets.
-fn descriptors_max() -> usize {
+/// Descriptors that all workspaces together may keep for files nobody has open: half of the process's limit, which leaves
+/// the other half for open files, mounts and sockets. Chosen, not measured.
+pub fn descriptor_budget() -> Arc<DescriptorBudget> {
     use nix::sys::resource::{Resource, getrlimit};
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    usize::try_from(limit / 8).unwrap_or(usize::MAX).clamp(64, 1 << 20)
+    DescriptorBudget::new(usize::try_from(limit / 2).unwrap_or(usize::MAX).clamp(64, 1 << 20))
 }
 
 /// A mounted workspace.
@@ -134,6 +135,7 @@ impl Workspace {
     pub fn make(
         runtime: &Path,
         artifacts: &Artifacts,
+        descriptors: &Arc<DescriptorBudget>,
         owner: Actor,
         id: WorkspaceId,
         wanted: &Wanted,
@@ -181,7 +183,7 @@ impl Workspace {
                 attribution: runs.clone(),
                 owner: (nix::unistd::geteuid().is_root() && owner.uid != 0)
                     .then(|| Credentials::of_login(owner.uid, owner.gid)),
-                descriptors_max: descriptors_max(),
+                descriptors: Arc::clone(descriptors),
             })
             .map_err(|error| Error::Unavailable {
                 message: format!("make the file system of workspace {id}: {error}"),

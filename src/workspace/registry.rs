@@ -12,6 +12,7 @@ use crate::artifact::{self, Artifacts, DrainScope};
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
 use crate::sandbox::launcher::Launcher;
 use crate::secret::SecretValue;
+use crate::vfs::descriptors::DescriptorBudget;
 use crate::wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -47,6 +48,7 @@ pub struct Inner {
     pub(super) artifacts: Artifacts,
     pub(super) door: Arc<dyn RunDoor>,
     pub(super) launcher: Launcher,
+    descriptors: Arc<DescriptorBudget>,
     state: Mutex<State>,
     /// A claim was given up.
     unclaimed: Condvar,
@@ -93,6 +95,7 @@ impl Workspaces {
             artifacts,
             door,
             launcher,
+            descriptors: lifecycle::descriptor_budget(),
             state: Mutex::default(),
             unclaimed: Condvar::new(),
         })))
@@ -231,6 +234,7 @@ impl Workspaces {
         let workspace = Arc::new(Workspace::make(
             &self.0.settings.runtime_dir,
             &self.0.artifacts,
+            &self.0.descriptors,
             *actor,
             id,
             &wanted,

@@ -4,6 +4,7 @@
 //! Steps are generated and shrunk by proptest. Cases that failed are kept in `regressions.txt` and come first.
 #![allow(clippy::unwrap_used)]
 
+mod budget;
 mod concurrent;
 mod edges;
 mod handles;

@@ -10,6 +10,7 @@ use belljar::policy::mount_table::{MountPoint, MountTable};
 use belljar::secret::SecretValue;
 use belljar::sys::mount::{MountAttr, OpenTree, mount_setattr, open_tree};
 use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
+use belljar::vfs::descriptors::DescriptorBudget;
 use belljar::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
 use belljar::vfs::{Attribution, Parts, Vfs};
 use std::fs::{self, File};
@@ -181,7 +182,7 @@ impl Fixture {
                 observer: heard.clone(),
                 attribution: Arc::new(NoRuns),
                 owner: None,
-                descriptors_max: setup.descriptors_max,
+                descriptors: DescriptorBudget::new(setup.descriptors_max),
             })
             .unwrap(),
         );

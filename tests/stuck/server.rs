@@ -12,6 +12,7 @@ use belljar::model::mount::{CachePolicy, SetId};
 use belljar::policy::mount_table::{MountPoint, MountTable};
 use belljar::secret::SecretValue;
 use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
+use belljar::vfs::descriptors::DescriptorBudget;
 use belljar::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
 use belljar::vfs::{Attribution, Parts, Vfs};
 use fuser::{
@@ -200,7 +201,7 @@ pub fn serve(plain: &Path, at: &Path) {
         observer: Arc::new(Deaf),
         attribution: Arc::new(Nothing),
         owner: None,
-        descriptors_max: 1000,
+        descriptors: DescriptorBudget::new(1000),
     });
     let state = Arc::new(State { trouble: Mutex::new(Trouble::None), changed: Condvar::new() });
     let inner = WorkspaceFilesystem::new(Arc::new(vfs.unwrap()), false);

@@ -8,6 +8,7 @@ use belljar::policy::mount_table::{MountPoint, MountTable};
 use belljar::secret::SecretValue;
 use belljar::vfs::backing::Caller;
 use belljar::vfs::control::{ControlSource, ControlTree, Secrets};
+use belljar::vfs::descriptors::DescriptorBudget;
 use belljar::vfs::observer::WriteObserver;
 use belljar::vfs::{Attribution, Parts, ROOT, Vfs};
 use std::fs::{self, File, Permissions};
@@ -58,6 +59,16 @@ pub fn vfs(
     observer: Arc<dyn WriteObserver>,
     descriptors_max: usize,
 ) -> Vfs {
+    vfs_within(&DescriptorBudget::new(descriptors_max), directory, mounts, observer)
+}
+
+/// The same, sharing a budget with others.
+pub fn vfs_within(
+    descriptors: &Arc<DescriptorBudget>,
+    directory: &Path,
+    mounts: &[Mount],
+    observer: Arc<dyn WriteObserver>,
+) -> Vfs {
     let points = mounts.iter().map(|mount| MountPoint {
         name: mount.name.parse().unwrap(),
         access: mount.access,
@@ -78,7 +89,7 @@ pub fn vfs(
         observer,
         attribution: Arc::new(Nothing),
         owner: None,
-        descriptors_max,
+        descriptors: Arc::clone(descriptors),
     })
     .unwrap()
 }
