@@ -8,6 +8,7 @@ use belljar::vfs::observer::{FileKey, FileSource};
 use mounted::{Fixture, Setup, place};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -210,6 +211,76 @@ fn a_removed_file_lives_while_only_a_path_descriptor_knows_it() {
         }
         let metadata = known.metadata().unwrap();
         assert_eq!((metadata.len(), metadata.nlink()), (4, 0), "{name}");
+    }
+}
+
+/// fstat(2) reaches the daemon without a handle (fs/fuse/dir.c, fuse_update_get_attr). With few descriptors it has to find
+/// what has no name left: on ext4 by the file's handle, on ramfs, which has none, by what is open.
+#[test]
+fn what_the_host_removed_answers_for_as_long_as_it_is_open() {
+    let ramfs = Ramfs::new();
+    for below in [std::env::temp_dir(), ramfs.0.path().to_owned()] {
+        for passthrough in [true, false] {
+            removed_by_the_host(&Setup {
+                below: below.clone(),
+                passthrough,
+                descriptors_max: 4,
+                cache: CachePolicy::None,
+                ..Setup::default()
+            });
+        }
+    }
+}
+
+fn removed_by_the_host(setup: &Setup) {
+    let f = Fixture::with(setup);
+    fs::write(f.host("file"), "four").unwrap();
+    fs::create_dir(f.host("directory")).unwrap();
+    let mut file = OpenOptions::new().read(true).write(true).open(f.rw("file")).unwrap();
+    let directory = fs::File::open(f.rw("directory")).unwrap();
+    fs::remove_file(f.host("file")).unwrap();
+    fs::remove_dir(f.host("directory")).unwrap();
+    let press = || {
+        for i in 0..40 {
+            fs::write(f.rw(&format!("{i}")), "").unwrap();
+        }
+    };
+    press();
+    let metadata = file.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.nlink()), (4, 0));
+    press();
+    file.set_len(2).unwrap();
+    press();
+    file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+    press();
+    let metadata = file.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.mode() & 0o777), (2, 0o600));
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "fo");
+    assert!(directory.metadata().unwrap().is_dir());
+}
+
+/// A file system without file handles, for as long as the test runs.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn new() -> Self {
+        use nix::mount::{MsFlags, mount};
+        let directory = tempfile::tempdir().unwrap();
+        mount(Some("ramfs"), directory.path(), Some("ramfs"), MsFlags::empty(), None::<&str>)
+            .expect("mount a ramfs: these tests need the privilege to mount");
+        let handle = belljar::sys::handle::name_to_handle_at(
+            fs::File::open(directory.path()).unwrap().as_fd(),
+        );
+        assert!(handle.unwrap().is_none(), "ramfs has file handles");
+        Self(directory)
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
     }
 }
 

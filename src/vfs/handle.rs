@@ -39,6 +39,25 @@ pub struct FileHandle {
     pub grant: Option<WriteGrant>,
 }
 
+impl Handle {
+    fn inode(&self) -> Option<&Arc<Inode>> {
+        match self {
+            Handle::File(file) => Some(&file.inode),
+            Handle::Directory { inode, .. } => Some(inode),
+            Handle::Virtual(_) | Handle::VirtualDirectory => None,
+        }
+    }
+
+    /// The host file or directory that is open.
+    pub fn descriptor(&self) -> Option<&OwnedFd> {
+        match self {
+            Handle::File(file) => Some(&file.descriptor),
+            Handle::Directory { descriptor, .. } => Some(descriptor),
+            Handle::Virtual(_) | Handle::VirtualDirectory => None,
+        }
+    }
+}
+
 /// All open handles of a workspace.
 #[derive(Debug, Default)]
 pub struct HandleTable {
@@ -66,6 +85,15 @@ impl HandleTable {
 
     pub fn get(&self, number: u64) -> Option<Arc<Handle>> {
         self.handles.read().expect("no panic under this lock").get(&number).cloned()
+    }
+
+    /// Some open handle of a node. All are looked at, which is for the rare node that nothing else leads to.
+    pub fn of(&self, inode: &Arc<Inode>) -> Option<Arc<Handle>> {
+        let handles = self.handles.read().expect("no panic under this lock");
+        handles
+            .values()
+            .find(|handle| handle.inode().is_some_and(|open| Arc::ptr_eq(open, inode)))
+            .cloned()
     }
 
     pub fn remove(&self, number: u64) -> Option<Arc<Handle>> {

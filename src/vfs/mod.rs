@@ -200,6 +200,19 @@ impl Vfs {
         if let Some(descriptor) = inode.descriptor() {
             return Ok(descriptor);
         }
+        self.find_again(inode).or_else(|failure| {
+            // The host removed or moved it. Who has it open may go on, and the kernel does not always say through which
+            // handle: fstat(2) names none (fs/fuse/dir.c, fuse_update_get_attr).
+            let open = self.handles.of(inode).ok_or(failure)?;
+            let Some(file) = open.descriptor() else { return Err(Error::Unknown(inode.id)) };
+            let opened = crate::sys::file::reopen(file.as_fd(), nix::fcntl::OFlag::O_PATH)
+                .map_err(Error::os("open an open file once more"))?;
+            Ok(self.keep_open(inode, opened))
+        })
+    }
+
+    /// Opens a node by its handle, or by the names that it had.
+    fn find_again(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, Error> {
         if let Generation::Handle(handle) = &inode.generation {
             let opened = self.root_of(inode).open_by_handle(handle)?;
             return Ok(self.keep_open(inode, opened));

@@ -166,12 +166,16 @@ impl Kernel {
         &self.reference.inodes[key]
     }
 
+    pub fn is_open(&self, key: Key) -> bool {
+        self.opens.iter().any(|open| open.key == key)
+    }
+
     /// Nodes that the kernel may name. One whose file the host removed is left alone where the next file can get its
-    /// number and nothing tells them apart.
+    /// number and nothing tells them apart, which takes that nobody has it open.
     pub fn nodes(&self, wanted: impl Fn(&Inode) -> bool) -> Vec<u64> {
         let held = self.known.iter().filter(|(_, known)| {
             known.lookups > 0
-                && (self.handles || !self.gone.contains(&known.key))
+                && (self.handles || !self.gone.contains(&known.key) || self.is_open(known.key))
                 && wanted(self.inode(known.key))
         });
         held.map(|(node, _)| *node).collect()
@@ -211,7 +215,7 @@ impl Kernel {
     /// Whether the answer is that a node is stale, and that may be. Then nothing has happened.
     pub fn is_stale<T>(&self, result: &Result<T, Error>, keys: &[Key]) -> bool {
         let stale = result.as_ref().is_err_and(|error| error.to_errno() == Errno::ESTALE)
-            && keys.iter().any(|key| !self.certain(*key));
+            && keys.iter().any(|key| !self.certain(*key) && !self.is_open(*key));
         if stale {
             self.heard.take();
         }
