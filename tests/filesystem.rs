@@ -341,6 +341,13 @@ fn the_observer_hears_of_each_write_once() {
         fs::remove_file(f.rw("b")).unwrap();
         assert_eq!(f.heard.take(), ["removed rw:b"]);
 
+        let mode = nix::sys::stat::Mode::S_IRUSR;
+        nix::sys::stat::mknod(&f.rw("n"), nix::sys::stat::SFlag::S_IFREG, mode, 0).unwrap();
+        assert_eq!(f.heard.take(), ["dirtied rw:n", "closed true"]);
+        assert_eq!(fs::metadata(f.host("n")).unwrap().mode(), 0o100_400);
+        let again = nix::sys::stat::mknod(&f.rw("n"), nix::sys::stat::SFlag::empty(), mode, 0);
+        assert_eq!(again, Err(nix::errno::Errno::EEXIST));
+
         nix::unistd::truncate(&f.rw("e/c"), 5).unwrap();
         settle();
         assert_eq!(f.heard.take(), ["dirtied rw:e/c", "closed true"]);

@@ -250,7 +250,7 @@ pub fn mkdir(
         .map_err(Error::errno("create a directory"))
 }
 
-/// Makes a FIFO, a socket or an empty regular file; devices are refused.
+/// Makes a FIFO or a socket; devices are refused. Regular files are made by [`create`].
 pub fn mknod(
     _grant: &WriteGrant,
     caller: &Caller,

@@ -27,6 +27,13 @@ const RENAME_EXCHANGE: u32 = 2;
 /// renameat2(2): leaves a device node behind, which overlay file systems use; device nodes are refused here.
 const RENAME_WHITEOUT: u32 = 4;
 
+/// Whether mknod(2) is to make a regular file, which a mode without a type means as well.
+fn is_regular(mode: u32) -> bool {
+    use nix::sys::stat::SFlag;
+    let kind = mode & SFlag::S_IFMT.bits();
+    kind == 0 || kind == SFlag::S_IFREG.bits()
+}
+
 impl Vfs {
     fn place(&self, parent: u64, operation: Operation) -> Result<Place, Error> {
         let parent = self.host_node(parent)?;
@@ -68,6 +75,13 @@ impl Vfs {
         name: &OsStr,
         new: NewMode,
     ) -> Result<Attributes, Error> {
+        if is_regular(new.mode) {
+            // An empty file is told of like one that an open has made and closed.
+            let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_EXCL;
+            let (attributes, handle) = self.create(caller, parent, name, flags, new)?;
+            self.release(handle);
+            return Ok(attributes);
+        }
         let place = self.place(parent, Operation::Mknod)?;
         if self.mounts.get(place.parent.mount).suid == SetId::Refuse {
             super::refuse_set_id(new.mode)?;

@@ -62,8 +62,14 @@ impl Kernel {
             let owner = (self.caller.uid, self.caller.gid);
             self.reference.make(directory, name, Inode::new(kind, mode, owner))
         };
-        if let Some((told, key)) = self.agree(result, expected) {
-            self.admit(key, &told);
+        let Some((told, key)) = self.agree(result, expected) else { return };
+        self.admit(key, &told);
+        if node == Node::Regular {
+            // Made, opened and closed in one.
+            let mut expected = self.begin_writing(told.node);
+            self.change(key);
+            expected.extend(self.end_writing(told.node));
+            self.heard_after(&expected);
         }
     }
 
