@@ -250,9 +250,25 @@ impl Vfs {
         match self.opened(caller, Arc::clone(&inode), opened, flags, true, place.grant) {
             Ok(handle) => Ok((attributes, handle)),
             Err(error) => {
+                self.take_back(caller, (parent, name), &inode);
                 self.inodes.release(inode, 1);
                 Err(error)
             }
+        }
+    }
+
+    /// Removes a file that was just made, so that a create that failed leaves nothing. The name must still be that file's.
+    /// No call removes a name only if it is a certain file's: whatever the host puts there between the look and the
+    /// removal is lost. Processes inside are kept out meanwhile by the lock on the directory that the kernel holds for the
+    /// create (fs/namei.c, open_last_lookups). What cannot be removed stays as an empty file: the create's own failure
+    /// is the one to tell.
+    fn take_back(&self, caller: &Caller, (parent, name): (u64, &OsStr), inode: &Arc<Inode>) {
+        let Ok(place) = self.place(parent, Operation::Unlink) else { return };
+        let directory = place.directory.as_fd();
+        if backing::identity_at(directory, name).is_ok_and(|there| there == inode.identity)
+            && backing::remove(&place.grant, caller, directory, name, Removal::Unlink).is_ok()
+        {
+            self.inodes.clear_name(inode, &place.parent, name);
         }
     }
 }

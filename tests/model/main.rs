@@ -15,6 +15,7 @@ mod names;
 mod nodes;
 mod operations;
 mod reference;
+mod refusal;
 mod steps;
 #[path = "../unmounted/mod.rs"]
 mod unmounted;
