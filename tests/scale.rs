@@ -51,7 +51,7 @@ struct Tree {
 impl Tree {
     fn new() -> Self {
         let (directories, descriptors_max) =
-            if unmounted::long() { (1000, 18_000) } else { (100, 2000) };
+            if unmounted::long() { (1000, 18_000) } else { (30, 1000) };
         let directory = tempfile::tempdir_in(unmounted::in_memory()).unwrap();
         for i in 0..directories {
             let path = directory.path().join(format!("rw/{i}"));
@@ -173,7 +173,7 @@ fn very_many_nodes_are_found_again_without_handles() {
 
 /// Names of a large directory: short ones, ones of 255 bytes, and ones that are not UTF-8.
 fn names() -> Vec<OsString> {
-    let count = if unmounted::long() { 100_000 } else { 20_000 };
+    let count = if unmounted::long() { 100_000 } else { 8000 };
     let name = |i: usize| {
         let mut name = format!("{i:06}").into_bytes();
         match i % 4 {
