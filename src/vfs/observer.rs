@@ -11,7 +11,8 @@ use crate::model::path::VirtualPath;
 use std::fs::File;
 use std::io;
 
-/// A file of a workspace, for as long as the daemon knows it. Never reused within one workspace.
+/// A file of a workspace: the number of its node. It means the same file for as long as the observer follows it, since the
+/// node is held until then; afterwards the number may be given to another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileKey(pub u64);
 
