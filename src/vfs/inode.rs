@@ -348,3 +348,63 @@ pub fn host_inode(id: u64) -> Option<u64> {
 pub fn mount_position(id: u64) -> Option<usize> {
     usize::try_from((id & !OVERFLOW) >> 48).ok()?.checked_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::access::Access;
+    use crate::model::mount::{CachePolicy, SetId};
+    use crate::policy::mount_table::{MountPoint, MountTable};
+    use nix::sys::stat::{SFlag, fstat};
+
+    fn mount() -> MountIndex {
+        let point = MountPoint {
+            name: "rw".parse().expect("a name"),
+            access: Access::ReadWrite,
+            host_path: "/".into(),
+            artifacts: true,
+            cache: CachePolicy::default(),
+            suid: SetId::default(),
+        };
+        let table = MountTable::new(vec![point]).expect("a table");
+        table.iter().next().expect("one mount point").0
+    }
+
+    /// A file of a type, on a file system that keeps neither generations nor times of birth.
+    fn found(kind: SFlag) -> Found {
+        let descriptor: OwnedFd = std::fs::File::open("/").expect("open a directory").into();
+        let mut stat = fstat(&descriptor).expect("stat");
+        stat.st_mode = kind.bits() | 0o600;
+        Found { descriptor, stat, generation: Generation::Birth(None) }
+    }
+
+    /// What is opened as a regular file must never be a FIFO that got its number: the open would wait for a writer.
+    #[test]
+    fn a_number_with_another_type_is_another_node() {
+        let (table, _) = InodeTable::new(Vec::new());
+        let (file, _) = table.acquire(mount(), found(SFlag::S_IFREG), None);
+        let (fifo, _) = table.acquire(mount(), found(SFlag::S_IFIFO), None);
+        assert!(file.is_regular() && !fifo.is_regular());
+        assert_ne!(file.id, fifo.id);
+    }
+
+    /// A thread gave the last reference back and was held up before it took the lock. Meanwhile others found the node, ended
+    /// it and made another with its number.
+    #[test]
+    fn the_end_of_a_node_does_not_end_another_with_its_number() {
+        let root = found(SFlag::S_IFDIR);
+        let (table, _) = InodeTable::new(vec![(mount(), root)]);
+        let file = || {
+            let mut found = found(SFlag::S_IFREG);
+            found.stat.st_ino += 1;
+            table.acquire(mount(), found, None).0
+        };
+        let first = file();
+        table.release(Arc::clone(&first), 1);
+        let second = file();
+        assert_eq!(first.id, second.id);
+        first.references.store(1, Ordering::Relaxed);
+        table.release(first, 1);
+        assert!(table.get(second.id).is_some_and(|live| Arc::ptr_eq(&live, &second)));
+    }
+}
