@@ -224,6 +224,9 @@ fn what_took_the_place_of_a_file_is_not_it() {
             assert_eq!(world.text(other).unwrap(), "other");
         }
         is_stale(world.text(node));
+        // The end of the one must not take the other's number from it.
+        world.vfs.forget(node, 1);
+        assert_eq!(world.lookup(world.root, "a"), other);
     }
     let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).unwrap().filesystem_type();
     if kind == nix::sys::statfs::EXT4_SUPER_MAGIC {
