@@ -169,9 +169,12 @@ impl FileSource for Vfs {
         let Some(inode) = self.inodes.get(file.0) else { return Vec::new() };
         let present = |name: &super::inode::Name| {
             let parent = self.descriptor(&name.parent).ok()?;
-            // The host may have put another file under the name.
-            let identity = backing::identity_at(parent.as_fd(), &name.name).ok()?;
-            (identity == inode.identity).then(|| self.location_below(&name.parent, &name.name))?
+            // The host may have put another file under the name, which may even have got the number of this one.
+            let root = self.root_of(&inode);
+            let found = backing::find(root, parent.as_fd(), &name.name).ok()?;
+            let same = backing::Identity::of(&found.stat) == inode.identity
+                && found.generation == inode.generation;
+            same.then(|| self.location_below(&name.parent, &name.name))?
         };
         inode.names().iter().filter_map(present).collect()
     }

@@ -6,7 +6,7 @@ use crate::unmounted;
 use belljar::vfs::Vfs;
 use belljar::vfs::backing::NewMode;
 use belljar::vfs::error::Error;
-use belljar::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
+use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::ffi::OsStr;
@@ -232,5 +232,30 @@ fn what_took_the_place_of_a_file_is_not_it() {
     let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).unwrap().filesystem_type();
     if kind == nix::sys::statfs::EXT4_SUPER_MAGIC {
         assert!(reused.iter().all(|count| *count > 0), "no number was used again: {reused:?}");
+    }
+}
+
+/// ext4 gives the number of a file that is removed to the next that is made.
+#[test]
+fn a_file_has_no_place_where_another_has_its_number_and_name() {
+    assert!(unmounted::is_root(), "opening inodes by handle needs root");
+    let _alone = crate::alone();
+    let mut reused = 0;
+    for _ in 0..20 {
+        let world = World::new(2);
+        fs::write(world.host("a"), "text").unwrap();
+        let number = fs::metadata(world.host("a")).unwrap().ino();
+        let file = FileKey(world.lookup(world.root, "a"));
+        assert_eq!(world.vfs.locations(file).len(), 1);
+        world.press();
+        fs::remove_file(world.host("a")).unwrap();
+        fs::write(world.host("a"), "other").unwrap();
+        reused += u32::from(fs::metadata(world.host("a")).unwrap().ino() == number);
+        assert_eq!(world.vfs.locations(file), [], "the place of another file");
+        FileSource::open(&world.vfs, file).expect_err("the file is gone");
+    }
+    let kind = nix::sys::statfs::statfs(&std::env::temp_dir()).unwrap().filesystem_type();
+    if kind == nix::sys::statfs::EXT4_SUPER_MAGIC {
+        assert!(reused > 0, "no number was used again");
     }
 }
