@@ -206,6 +206,7 @@ fn what_took_the_place_of_a_file_is_not_it() {
         world.press();
         tick();
         fs::remove_file(world.host("a")).unwrap();
+        is_stale(world.vfs.getattr(node, None));
         let fifo = round % 2;
         if fifo == 1 {
             nix::unistd::mkfifo(&world.host("a"), nix::sys::stat::Mode::S_IRWXU).unwrap();
