@@ -311,6 +311,14 @@ impl InodeTable {
         }
     }
 
+    /// Forgets all names.
+    pub fn clear_names(&self, inode: &Inode) {
+        let names = std::mem::take(&mut *inode.names.lock().expect("no panic under this lock"));
+        for name in names {
+            self.release(name.parent, 1);
+        }
+    }
+
     /// Forgets a name.
     pub fn clear_name(&self, inode: &Inode, parent: &Inode, name: &OsStr) {
         let old = {

@@ -152,9 +152,12 @@ impl Vfs {
     /// no handle, and those who know it may go on with it.
     fn unnamed(&self, (inode, held): Held, parent: &Inode, name: &OsStr) {
         self.inodes.clear_name(&inode, parent, name);
-        if let Some(descriptor) = held
-            && inode.keep_descriptor(&descriptor)
-        {
+        let Some(descriptor) = held else { return };
+        // Names that the host took away are remembered still, and would look like a way to the file.
+        if backing::stat(descriptor.as_fd()).is_ok_and(|stat| stat.st_nlink == 0) {
+            self.inodes.clear_names(&inode);
+        }
+        if inode.keep_descriptor(&descriptor) {
             self.kept.add(&inode);
         }
     }

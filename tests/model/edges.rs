@@ -260,3 +260,18 @@ fn a_file_has_no_place_where_another_has_its_number_and_name() {
         assert!(reused > 0, "no number was used again");
     }
 }
+
+/// The kernel goes on with a file that it knows, for who has it open with O_PATH, say.
+#[test]
+fn a_file_that_the_host_renamed_is_reached_after_its_last_name_is_removed() {
+    assert!(unmounted::is_root(), "opening inodes by handle needs root");
+    let _alone = crate::alone();
+    let world = World::new(2);
+    fs::write(world.host("a"), "text").unwrap();
+    let node = world.lookup(world.root, "a");
+    fs::rename(world.host("a"), world.host("b")).unwrap();
+    assert_eq!(world.lookup(world.root, "b"), node);
+    world.vfs.unlink(&unmounted::ourselves(), world.root, "b".as_ref()).unwrap();
+    world.press();
+    assert_eq!(world.text(node).unwrap(), "text");
+}
