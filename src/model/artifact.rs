@@ -32,6 +32,13 @@ impl fmt::Display for ArtifactType {
     }
 }
 
+/// Artifacts that belong together where they are shown as files: those of one type, or of one graph.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Shelf {
+    Type(ArtifactType),
+    Graph(String),
+}
+
 /// Where an artifact is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

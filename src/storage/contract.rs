@@ -2,6 +2,7 @@
 
 mod capture;
 mod life;
+mod view;
 
 use super::blob::local::LocalBlobs;
 use super::catalog::sqlite::SqliteCatalog;

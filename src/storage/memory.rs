@@ -3,8 +3,10 @@
 //! Locking: each store has one lock, held for the length of one call.
 
 mod life;
+mod view;
 
 use super::life::next_state;
+use super::view::ViewCatalog;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
     Life, NewVersion, PlaceError, Placed, Registered, SecretFinding, Selected, Stamp, VersionPage,
@@ -358,5 +360,9 @@ impl Catalog for MemoryCatalog {
         let tables = self.tables();
         let produced = tables.produced.iter().filter(|(producer, _)| *producer == run);
         Ok(produced.take(limit as usize).map(|(_, position)| tables.shown(*position)).collect())
+    }
+
+    fn views(&self) -> &dyn ViewCatalog {
+        self
     }
 }

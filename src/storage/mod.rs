@@ -13,6 +13,7 @@ mod filter;
 pub mod life;
 pub mod memory;
 mod secrets;
+pub mod view;
 
 #[cfg(test)]
 mod contract;
@@ -125,6 +126,9 @@ pub trait Catalog: Send + Sync {
 
     /// What a run produced, oldest first, including versions that it wrote again with the same bytes.
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
+
+    /// The same catalog, asked for what is shown as files.
+    fn views(&self) -> &dyn view::ViewCatalog;
 }
 
 /// Who opened a file last for writing, as the kernel and /proc said it at that moment. Never a guess.

@@ -6,6 +6,7 @@ use belljar::model::artifact::{ArtifactState, Author};
 use belljar::model::digest::Digest;
 use belljar::model::id::{ArtifactId, RunId};
 use belljar::storage::memory::{MemoryBlobs, MemoryCatalog};
+use belljar::storage::view::ViewCatalog;
 use belljar::storage::*;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -127,6 +128,9 @@ impl Catalog for FaultyCatalog {
     }
     fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
         self.1.of_run(run, limit)
+    }
+    fn views(&self) -> &dyn ViewCatalog {
+        self.1.views()
     }
 }
 

@@ -17,11 +17,13 @@ mod register;
 mod row;
 mod seen;
 mod statement;
+mod view;
 
 use super::{CatalogError, migrate};
 use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::life::{Life, Refusal, next_state};
+use crate::storage::view::ViewCatalog;
 use crate::storage::{
     Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
@@ -232,5 +234,9 @@ impl Catalog for SqliteCatalog {
             params![run.as_uuid().as_bytes(), limit],
         )?;
         Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    fn views(&self) -> &dyn ViewCatalog {
+        self
     }
 }

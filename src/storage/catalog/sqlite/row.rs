@@ -62,23 +62,23 @@ pub(super) fn select(
     Ok(found)
 }
 
-struct Columns<'a> {
-    row: &'a Row<'a>,
-    doing: &'static str,
+pub(super) struct Columns<'a> {
+    pub row: &'a Row<'a>,
+    pub doing: &'static str,
 }
 
 fn parse<T, E: Display>(parsed: Result<T, E>) -> Result<T, CatalogError> {
     parsed.map_err(|error| CatalogError::Damaged { what: error.to_string() })
 }
 
-fn uuid<T: std::str::FromStr<Err = crate::model::id::InvalidId>>(
+pub(super) fn uuid<T: std::str::FromStr<Err = crate::model::id::InvalidId>>(
     bytes: [u8; 16],
 ) -> Result<T, CatalogError> {
     parse(uuid::Uuid::from_bytes(bytes).to_string().parse())
 }
 
 impl Columns<'_> {
-    fn get<T: FromSql>(&self, name: &str) -> Result<T, CatalogError> {
+    pub fn get<T: FromSql>(&self, name: &str) -> Result<T, CatalogError> {
         self.row.get(name).map_err(sql(self.doing))
     }
 
@@ -86,7 +86,7 @@ impl Columns<'_> {
         self.get(name)
     }
 
-    fn count(&self, name: &str) -> Result<u64, CatalogError> {
+    pub fn count(&self, name: &str) -> Result<u64, CatalogError> {
         Ok(self.get::<i64>(name)?.unsigned_abs())
     }
 
@@ -95,7 +95,7 @@ impl Columns<'_> {
         microseconds.map(|time| parse(Timestamp::from_microsecond(time))).transpose()
     }
 
-    fn needed_time(&self, name: &str) -> Result<Timestamp, CatalogError> {
+    pub fn needed_time(&self, name: &str) -> Result<Timestamp, CatalogError> {
         parse(Timestamp::from_microsecond(self.get(name)?))
     }
 
