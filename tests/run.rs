@@ -80,7 +80,7 @@ fn a_secret_is_exact_to_the_byte_and_in_no_file() {
         let uid = nix::unistd::geteuid();
         assert_eq!(
             stderr(&output),
-            format!("400 {uid} {}\nenv\nsecrets\nworkspace.json\n", secret.len())
+            format!("400 {uid} {}\nartifacts\nenv\nsecrets\nworkspace.json\n", secret.len())
         );
         fs::remove_file(place.path("key")).unwrap();
         assert_eq!(place.files_with(b"unlikely-7c1b9f"), Vec::<std::path::PathBuf>::new());
@@ -323,7 +323,11 @@ fn a_daemon_killed_in_the_middle_of_a_run_loses_nothing_that_was_closed() {
     place.stop_daemon(Signal::SIGKILL);
     let output = finish(child);
     assert_eq!(output.status.code(), Some(125), "{}", text(&output));
-    assert_eq!(place.mounts().len(), 1, "the dead daemon's mount is still there");
+    assert_eq!(
+        place.mounts().len(),
+        2,
+        "the dead daemon's mounts, of files and artifacts, are there"
+    );
 
     place.start_daemon();
     assert!(place.mounts().is_empty(), "{:?}", place.mounts());
@@ -347,7 +351,7 @@ fn an_embedded_run_that_was_killed_is_cleaned_up_by_the_next() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(place.mounts().len(), 1);
+    assert_eq!(place.mounts().len(), 2, "{:?}", place.mounts());
     assert!(place.run(&[], "true").status.success());
     let artifacts = place.artifacts(&[]);
     assert_eq!(artifacts.len(), 1, "{artifacts:?}");

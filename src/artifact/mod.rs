@@ -38,6 +38,7 @@ mod secrets;
 mod service;
 mod settings;
 mod sweeper;
+mod views;
 mod watch;
 mod writers;
 
@@ -54,8 +55,10 @@ use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
 use crate::storage::catalog::sqlite::SqliteCatalog;
+use crate::storage::view::Scope;
 use crate::storage::{BlobStore, Catalog};
 use crate::vfs::observer::{FileSource, WriteObserver};
+use crate::vfs::views::ViewSource;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
 use dirty_set::DirtySet;
 use instance::Instance;
@@ -341,6 +344,12 @@ impl Artifacts {
     /// The versions that a run produced, including those that it wrote again with the same bytes.
     pub fn of_run(&self, run: RunId) -> Result<Vec<Artifact>, Error> {
         registry::of_run(&*self.service().catalog, run)
+    }
+
+    /// The artifacts of one workspace as files. Its calls may wait for the catalog.
+    pub fn views(&self, owner_uid: u32, workspace: WorkspaceId) -> Arc<dyn ViewSource> {
+        let scope = Scope { owner_uid, workspace };
+        Arc::new(views::Views::new(Arc::clone(&self.handle.service), scope))
     }
 
     /// Files that were opened for writing and are not registered.

@@ -6,3 +6,4 @@ mod convert;
 mod listing;
 mod passthrough;
 pub mod session;
+pub mod views;

@@ -9,7 +9,7 @@
 
 use crate::sys::credentials;
 use crate::sys::fuse_dev::{self, Audience, Connection, InitRequest, flags};
-use crate::sys::mount::{self, OpenTree};
+use crate::sys::mount::{self, MountAttr, OpenTree};
 use fuser::{Config, Filesystem, Session as FuserSession, SessionACL};
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -75,6 +75,8 @@ pub enum Purpose {
     Workspace { stack_depth: u32 },
     /// A `.belljar` directory.
     Control,
+    /// Artifacts as files: contents that never change, read-only. The blob store may lie on a stacked file system.
+    Views,
 }
 
 impl Purpose {
@@ -100,6 +102,11 @@ impl Purpose {
                 max_stack_depth: stack_depth,
             },
             Purpose::Control => InitRequest { wanted: common, max_stack_depth: 0 },
+            // Without privilege the kernel registers no backing files, whatever was agreed on.
+            Purpose::Views if may_serve_everyone() => {
+                InitRequest { wanted: common | flags::PASSTHROUGH, max_stack_depth: 2 }
+            }
+            Purpose::Views => InitRequest { wanted: common, max_stack_depth: 0 },
         }
     }
 }
@@ -128,6 +135,15 @@ impl Mounted {
 
     pub fn passthrough(&self) -> bool {
         self.connection.passthrough()
+    }
+
+    /// Makes this mount and every clone of it read-only: the kernel refuses changes by itself.
+    pub fn read_only(self) -> Result<Self, SessionError> {
+        let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_DEV;
+        mount::mount_setattr(&self.mount, "", false, attributes, false).map_err(|source| {
+            SessionError::Serve { doing: "make a FUSE mount read-only", source }
+        })?;
+        Ok(self)
     }
 
     /// Starts `threads` threads that answer the kernel.
@@ -207,6 +223,13 @@ impl Session {
             .map_err(|source| SessionError::Attach { at: at.to_owned(), source })?;
         self.attached = Some(at.to_owned());
         Ok(())
+    }
+
+    /// The same in a directory of another session's file system, with which it goes: the way there could not be gone
+    /// again when that one does not answer any more.
+    pub fn attach_within(&self, at: &Path) -> Result<(), SessionError> {
+        mount::move_mount(self.mount.as_fd(), nix::fcntl::AT_FDCWD, at)
+            .map_err(|source| SessionError::Attach { at: at.to_owned(), source })
     }
 
     /// A mount of the same file system for a sandbox, attached nowhere. No request is sent to the server for it.

@@ -4,7 +4,7 @@
 //! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
 //!
 //! Descriptors: 0 to 2 are the command's, 3 is the plan, 4 the socket to the daemon, then the mounts: workspace,
-//! control, the run's socket directory if the plan's environment has one, and the exposed ones.
+//! control, the artifacts and the run's socket directory if the envelope says so, and the exposed ones.
 
 use super::command::Command;
 use super::plan::SandboxPlan;
@@ -41,6 +41,8 @@ const STEP: &str = "start";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Envelope<P> {
     pub plan: P,
+    /// Whether there is a descriptor for the artifacts.
+    pub artifacts: bool,
     /// Whether there is a descriptor for the directory with the run's socket.
     pub api_directory: bool,
 }
@@ -82,9 +84,10 @@ fn inherit() -> io::Result<Inherited> {
     let envelope: Envelope<SandboxPlan> = serde_json::from_slice(&text)?;
     let workspace = next()?;
     let control = next()?;
+    let artifacts = if envelope.artifacts { Some(next()?) } else { None };
     let api_directory = if envelope.api_directory { Some(next()?) } else { None };
     let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
-    let handed = rootfs::Handed { workspace, control, api_directory, expose };
+    let handed = rootfs::Handed { workspace, control, artifacts, api_directory, expose };
     Ok(Inherited { plan: envelope.plan, socket, handed })
 }
 

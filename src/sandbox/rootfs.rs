@@ -37,6 +37,7 @@ const LENT: MountAttr = MountAttr::READ_ONLY.and(MountAttr::NO_SUID).and(MountAt
 pub struct Handed {
     pub workspace: OwnedFd,
     pub control: OwnedFd,
+    pub artifacts: Option<OwnedFd>,
     pub api_directory: Option<OwnedFd>,
     pub expose: Vec<OwnedFd>,
 }
@@ -58,7 +59,7 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
     dev::attach_all(devices, plan)?;
     proc::attach_restricted(&proc, plan)?;
     writable_directories(plan)?;
-    workspace(plan, handed.workspace, handed.control)?;
+    workspace(plan, handed.workspace, handed.control, handed.artifacts)?;
     if let Some(directory) = handed.api_directory {
         let attributes = LENT | MountAttr::NO_EXEC;
         attach_with(&directory, Path::new(API_DIRECTORY), attributes, "attach the run's socket")?;
@@ -97,7 +98,12 @@ fn writable_directories(plan: &SandboxPlan) -> Result<(), SetupFailure> {
 }
 
 /// The workspace: read-only as a whole, and each read-write mount a mount of its own above that.
-fn workspace(plan: &SandboxPlan, workspace: OwnedFd, control: OwnedFd) -> Result<(), SetupFailure> {
+fn workspace(
+    plan: &SandboxPlan,
+    workspace: OwnedFd,
+    control: OwnedFd,
+    artifacts: Option<OwnedFd>,
+) -> Result<(), SetupFailure> {
     let lendable = MountAttr::NO_SUID | MountAttr::NO_DEV;
     // Attached first: the kernel copies no part of a mount that is detached and was made in another namespace.
     attach_with(&workspace, Path::new(WORKSPACE), lendable, "attach the workspace")?;
@@ -123,7 +129,12 @@ fn workspace(plan: &SandboxPlan, workspace: OwnedFd, control: OwnedFd) -> Result
     mount::mount_setattr(&control, "", true, LENT | MountAttr::NO_EXEC, true)
         .map_err(because("restrict /workspace/.belljar"))?;
     mount::move_mount(&control, &workspace, ".belljar")
-        .map_err(because("attach /workspace/.belljar"))
+        .map_err(because("attach /workspace/.belljar"))?;
+    let Some(artifacts) = artifacts else { return Ok(()) };
+    mount::mount_setattr(&artifacts, "", true, LENT | MountAttr::NO_EXEC, true)
+        .map_err(because("restrict /workspace/.belljar/artifacts"))?;
+    mount::move_mount(&artifacts, &control, "artifacts")
+        .map_err(because("attach /workspace/.belljar/artifacts"))
 }
 
 /// Exposed paths, parents before what is below them.

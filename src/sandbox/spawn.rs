@@ -43,6 +43,8 @@ pub struct SandboxDescriptors {
     pub workspace: OwnedFd,
     /// A detached mount to attach at `.belljar`.
     pub control: OwnedFd,
+    /// A detached mount to attach at `artifacts` of the control directory, which must be there then.
+    pub artifacts: Option<OwnedFd>,
     /// A detached mount of a directory with `belljar.sock`.
     pub api_directory: Option<OwnedFd>,
     /// Detached mounts, one for each exposed path of the plan; [`detach`](crate::sys::mount::detach) makes one.
@@ -145,7 +147,11 @@ pub fn spawn(
         let (planned, given) = (plan.expose.len(), descriptors.expose.len());
         return Err(SpawnError::Expose { planned, given });
     }
-    let envelope = Envelope { plan, api_directory: descriptors.api_directory.is_some() };
+    let envelope = Envelope {
+        plan,
+        artifacts: descriptors.artifacts.is_some(),
+        api_directory: descriptors.api_directory.is_some(),
+    };
     let memfd = serde_json::to_vec(&envelope)
         .map_err(io::Error::from)
         // It may hold secrets that the user wants in the environment.
@@ -190,8 +196,9 @@ fn execute(
     socket: OwnedFd,
     descriptors: SandboxDescriptors,
 ) -> Result<Child, SpawnError> {
-    let SandboxDescriptors { workspace, control, api_directory, expose, stdio } = descriptors;
-    let own = [memfd, socket, workspace, control].into_iter().chain(api_directory);
+    let SandboxDescriptors { workspace, control, artifacts, api_directory, expose, stdio } =
+        descriptors;
+    let own = [memfd, socket, workspace, control].into_iter().chain(artifacts).chain(api_directory);
     let program = Program {
         path: plan.executable.clone(),
         arguments: [SUBCOMMAND, "--plan-fd"]

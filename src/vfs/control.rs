@@ -17,6 +17,10 @@ pub const ROOT: u64 = 2;
 const ENVIRONMENT: u64 = 3;
 const MANIFEST: u64 = 4;
 const SECRETS: u64 = 5;
+/// Where the artifacts are mounted; empty by itself.
+const ARTIFACTS: u64 = 6;
+/// Name of the directory of artifacts below [`ROOT`].
+pub const ARTIFACTS_NAME: &str = "artifacts";
 /// Secrets are numbered upwards from here as their names are first seen.
 const FIRST_SECRET: u64 = 1 << 32;
 
@@ -99,6 +103,7 @@ impl ControlTree {
             ROOT => match name.to_str() {
                 Some("env") => ENVIRONMENT,
                 Some("workspace.json") => MANIFEST,
+                Some(ARTIFACTS_NAME) => ARTIFACTS,
                 Some("secrets") if self.shows_secrets() => SECRETS,
                 _ => return Err(Error::NotFound),
             },
@@ -110,6 +115,7 @@ impl ControlTree {
                 }
                 self.number(&name)
             }
+            ARTIFACTS => return Err(Error::NotFound),
             _ => return Err(Error::NotDirectory),
         };
         self.attributes(node)
@@ -117,7 +123,7 @@ impl ControlTree {
 
     pub fn attributes(&self, node: u64) -> Result<Attributes, Error> {
         let (mode, size) = match node {
-            ROOT => (DIRECTORY_MODE, 0),
+            ROOT | ARTIFACTS => (DIRECTORY_MODE, 0),
             ENVIRONMENT => (FILE_MODE, self.source.environment().len()),
             MANIFEST => (FILE_MODE, self.source.manifest().len()),
             SECRETS if self.shows_secrets() => (SECRETS_MODE, 0),
@@ -152,11 +158,16 @@ impl ControlTree {
         let names: Vec<OsString> = match node {
             ROOT => {
                 let secrets = self.shows_secrets().then_some("secrets");
-                ["env", "workspace.json"].into_iter().chain(secrets).map(OsString::from).collect()
+                ["env", "workspace.json", ARTIFACTS_NAME]
+                    .into_iter()
+                    .chain(secrets)
+                    .map(OsString::from)
+                    .collect()
             }
             SECRETS if self.shows_secrets() => {
                 self.source.secret_names().iter().map(|name| name.as_str().into()).collect()
             }
+            ARTIFACTS => Vec::new(),
             _ => return Err(Error::NotDirectory),
         };
         let listed = names.into_iter().filter_map(|name| {

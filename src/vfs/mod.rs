@@ -17,6 +17,7 @@ pub mod namespace;
 pub mod observer;
 pub mod process;
 pub mod tracking;
+pub mod views;
 
 use crate::model::id::RunId;
 use crate::model::mount::{CachePolicy, SetId};

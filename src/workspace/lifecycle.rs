@@ -61,6 +61,8 @@ pub struct Workspace {
     passthrough: bool,
     vfs: Arc<Vfs>,
     session: Mutex<Option<Session>>,
+    /// The artifacts as files.
+    views: Mutex<Option<Session>>,
     /// Its connection was ended because a host file system did not answer.
     cut_off: AtomicBool,
 }
@@ -196,25 +198,27 @@ impl Workspace {
             let filesystem = WorkspaceFilesystem::new(vfs.clone(), passthrough);
             let mut session =
                 mounted.serve(filesystem, serving_threads(), id.as_str()).map_err(unmountable)?;
-            let attached =
-                make_mount_directory(runtime, &owner, &id).and_then(|root| {
-                    match session.attach(&root) {
-                        Ok(()) => Ok(root),
-                        Err(error) => {
-                            let _ = std::fs::remove_dir(&root);
-                            Err(unmountable(error))
-                        }
-                    }
-                });
-            match attached {
-                Ok(root) => Ok((vfs, session, root, passthrough)),
+            let root = match make_mount_directory(runtime, &owner, &id) {
+                Ok(root) => root,
                 Err(error) => {
                     session.end();
+                    return Err(error);
+                }
+            };
+            let views = session
+                .attach(&root)
+                .map_err(unmountable)
+                .and_then(|()| super::views::serve(artifacts, &owner, &id, &root));
+            match views {
+                Ok(views) => Ok((vfs, session, views, root, passthrough)),
+                Err(error) => {
+                    session.end();
+                    let _ = std::fs::remove_dir(&root);
                     Err(error)
                 }
             }
         })();
-        let (vfs, session, root, passthrough) = match made {
+        let (vfs, session, views, root, passthrough) = match made {
             Ok(made) => made,
             Err(error) => {
                 artifacts.detach(&id, owner.uid);
@@ -236,6 +240,7 @@ impl Workspace {
             passthrough,
             vfs,
             session: Mutex::new(Some(session)),
+            views: Mutex::new(Some(views)),
             cut_off: AtomicBool::new(false),
         })
     }
@@ -290,12 +295,21 @@ impl Workspace {
 
     /// A mount of the files for a sandbox, attached nowhere.
     pub fn clone_mount(&self) -> Result<OwnedFd, Error> {
-        let session = self.session.lock().expect("no panic under this lock");
+        self.clone_of(&self.session, "the mount")
+    }
+
+    /// A mount of the artifacts for a sandbox, attached nowhere.
+    pub fn clone_views(&self) -> Result<OwnedFd, Error> {
+        self.clone_of(&self.views, "the mount of the artifacts")
+    }
+
+    fn clone_of(&self, session: &Mutex<Option<Session>>, what: &str) -> Result<OwnedFd, Error> {
+        let session = session.lock().expect("no panic under this lock");
         let session = session.as_ref().ok_or_else(|| Error::Unavailable {
             message: format!("workspace {} is being removed", self.id),
         })?;
         session.clone_mount().map_err(|source| Error::Io {
-            doing: format!("clone the mount of workspace {}", self.id),
+            doing: format!("clone {what} of workspace {}", self.id),
             source,
         })
     }
@@ -303,6 +317,11 @@ impl Workspace {
     /// Ends the connection, so that processes which wait for a host file system that does not answer can be killed. The
     /// workspace is of no use afterwards; what was written in it is registered when it ends.
     pub fn cut_off(&self) {
+        if let Some(views) = &*self.views.lock().expect("no panic under this lock")
+            && let Err(error) = views.abort()
+        {
+            tracing::warn!(%error, workspace = %self.id, "processes may wait for the artifacts of a workspace, and it cannot be cut off from them");
+        }
         let session = self.session.lock().expect("no panic under this lock");
         let Some(session) = session.as_ref() else { return };
         if let Err(error) = session.abort() {
@@ -322,6 +341,11 @@ impl Workspace {
         let session = self.session.lock().expect("no panic under this lock").take();
         if let Some(session) = session {
             session.end();
+            // Unmounted with the files, in which its mount lies.
+            let views = self.views.lock().expect("no panic under this lock").take();
+            if let Some(views) = views {
+                views.end();
+            }
             artifacts.detach(&self.id, self.owner.uid);
             if let Err(error) = std::fs::remove_dir(&self.root) {
                 tracing::warn!(%error, root = %self.root.display(), "remove a workspace's directory");

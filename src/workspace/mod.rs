@@ -14,6 +14,7 @@ mod patience;
 pub mod recovery;
 pub mod registry;
 pub mod run;
+mod views;
 mod wanted;
 
 use crate::artifact;

@@ -41,10 +41,11 @@ pub fn unmount_below(workspaces: &Path) -> usize {
     unmounted
 }
 
-/// FUSE mounts of this program below a directory, deepest first.
+/// FUSE mounts of this program below a directory, but for those inside another of them: they go with it, and the way to them
+/// leads through it, which does not answer.
 fn mounted_below(directory: &Path) -> Vec<PathBuf> {
     let Ok(table) = std::fs::read("/proc/self/mountinfo") else { return Vec::new() };
-    let mut found: Vec<PathBuf> = table
+    let found: Vec<PathBuf> = table
         .split(|b| *b == b'\n')
         .filter_map(|line| {
             let mut fields = line.split(|b| *b == b' ');
@@ -54,8 +55,18 @@ fn mounted_below(directory: &Path) -> Vec<PathBuf> {
             (fields.next()? == b"fuse.belljar" && at.starts_with(directory)).then_some(at)
         })
         .collect();
-    found.sort_by_key(|at| std::cmp::Reverse(at.components().count()));
-    found
+    outermost(found)
+}
+
+fn outermost(mut mounts: Vec<PathBuf>) -> Vec<PathBuf> {
+    mounts.sort_by_key(|at| at.components().count());
+    let mut outermost: Vec<PathBuf> = Vec::new();
+    for at in mounts {
+        if !outermost.iter().any(|outer| at.starts_with(outer)) {
+            outermost.push(at);
+        }
+    }
+    outermost
 }
 
 /// Space, tab, newline and backslash are written as octal escapes (proc_pid_mountinfo(5)).
@@ -96,6 +107,14 @@ pub fn remove_empty_below(workspaces: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_inside_another_goes_with_it() {
+        let mounts =
+            ["/r/1/a/.belljar/artifacts", "/r/1/a", "/r/1/ab", "/r/1/b/.belljar/artifacts"];
+        let kept = outermost(mounts.map(PathBuf::from).to_vec());
+        assert_eq!(kept, ["/r/1/a", "/r/1/ab", "/r/1/b/.belljar/artifacts"].map(PathBuf::from));
+    }
 
     #[test]
     fn octal_escapes_of_the_mount_table_are_read_back() {

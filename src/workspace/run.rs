@@ -302,6 +302,7 @@ fn launch(
     let descriptors = SandboxDescriptors {
         workspace: workspace.clone_mount()?,
         control: control_mount,
+        artifacts: Some(workspace.clone_views()?),
         api_directory: Some(api_directory),
         expose: expose
             .into_iter()

@@ -119,6 +119,7 @@ impl Host {
         let descriptors = SandboxDescriptors {
             workspace: self.detached("workspace"),
             control: self.detached("control"),
+            artifacts: None,
             api_directory: Some(self.detached("api")),
             expose,
             stdio: [null.into(), stdout.into(), stderr.into()],
