@@ -172,15 +172,26 @@ fn every_version_is_a_file_for_programs_that_know_nothing_of_belljar() {
 fn an_ordinary_users_own_daemon_shows_the_same() {
     let mut place = Place::of_ordinary_user();
     place.start_daemon();
-    let wrote = place.run(&["-w", "w"], "echo one > output/log.txt");
+    // Where the daemon is not root, every byte comes from it.
+    let wrote = place.run(
+        &["-w", "w"],
+        "echo one > output/log.txt; python3 -c 'import sys; [print(n) for n in range(400000)]' > output/numbers.csv",
+    );
     assert!(wrote.status.success(), "{}", text(&wrote));
     let read = place.run(
         &["-w", "w"],
-        "cd .belljar/artifacts; find . -type f | grep by-type; cat by-type/*/output/log.txt@latest; cp by-id/*/log.txt@1 /tmp; cat /tmp/log.txt@1; echo x > by-type/new",
+        "cd .belljar/artifacts; find . -type f | grep 'by-type.*log.txt'; cmp by-type/*/output/numbers.csv@1 /workspace/output/numbers.csv && tail -c 7 by-type/*/output/numbers.csv@1; cat by-type/*/output/log.txt@latest; cp by-id/*/log.txt@1 /tmp; cat /tmp/log.txt@1; echo x > by-type/new",
     );
-    let kind = place.artifacts(&[])[0]["type"].as_str().unwrap().to_owned();
+    let artifacts = place.artifacts(&[]);
+    let log = artifacts.iter().find(|a| a["path"] == "/workspace/output/log.txt").unwrap();
+    let kind = log["type"].as_str().unwrap();
     let file = format!("./by-type/{kind}/output/log.txt");
-    assert_eq!(stdout(&read), format!("{file}@1\n{file}@latest\none\none\n"), "{}", text(&read));
+    assert_eq!(
+        stdout(&read),
+        format!("{file}@1\n{file}@latest\n399999\none\none\n"),
+        "{}",
+        text(&read)
+    );
     assert!(stderr(&read).contains("Read-only file system"), "{}", text(&read));
     assert!(place.stop_daemon(Signal::SIGTERM).success());
     place.assert_clean();
@@ -581,6 +592,22 @@ fn a_large_content_is_read_in_any_order_and_mapped() {
     let path = scene.views.join("by-type").join(names(&scene.views.join("by-type")).remove(0));
     let path = path.join("output/large.csv@latest");
     let file = File::open(&path).unwrap();
+    let shown = scene.place.json(["workspace", "show", "w"]);
+    if shown["mounts"][0]["passthrough"] == true {
+        // The kernel reads by itself: nobody is asked.
+        let daemon = nix::unistd::Pid::from_raw(scene.place.daemon_pid());
+        nix::sys::signal::kill(daemon, Signal::SIGSTOP).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let reader = file.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut whole = vec![0; 3_000_017];
+            reader.read_exact_at(&mut whole, 0).unwrap();
+            let _ = tell.send(whole);
+        });
+        let read = told.recv_timeout(Duration::from_secs(5));
+        nix::sys::signal::kill(daemon, Signal::SIGCONT).unwrap();
+        assert!(read.expect("a read that needs no daemon") == content);
+    }
     let mut part = vec![0; 100_000];
     for offset in [2_900_017u64, 0, 1_234_567] {
         file.read_exact_at(&mut part, offset).unwrap();
