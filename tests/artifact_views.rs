@@ -393,6 +393,8 @@ fn register(place: &Place, paths: impl Iterator<Item = String>) {
         content_kept: true,
         closes: 1,
         metadata: serde_json::Map::new(),
+        secrets: Default::default(),
+        stamp: None,
         captured_at: jiff::Timestamp::now(),
     };
     let catalog = SqliteCatalog::open(&state.join("catalog.sqlite")).unwrap();

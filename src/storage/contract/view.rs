@@ -1,7 +1,7 @@
 //! What every catalog answers about artifacts that are shown as files.
 
 use super::{new_version, over_each_catalog};
-use crate::model::artifact::Shelf;
+use crate::model::artifact::{Author, Shelf};
 use crate::storage::view::{Scope, ShownVersion, Stretch, Words};
 use crate::storage::{ArtifactState, ArtifactType, Catalog, NewVersion, Selected, Which};
 
@@ -82,7 +82,8 @@ fn only_what_is_committed_kept_and_ones_own_is_shown() {
         };
         let (gone, archived) = (id("gone"), id("archived"));
         let move_to = |id, state| {
-            catalog.change_state(None, id, Selected::One(Which::Latest), state).expect("change");
+            let one = Selected::One(Which::Latest);
+            catalog.change_state(None, id, one, state, &Author::User(0)).expect("change");
         };
         move_to(gone, ArtifactState::Deleted);
         move_to(archived, ArtifactState::Archived);
