@@ -23,7 +23,7 @@ pub struct Attributes {
 }
 
 /// Seconds since the epoch, possibly negative, and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time {
     pub seconds: i64,
     pub nanoseconds: i64,

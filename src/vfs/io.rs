@@ -50,9 +50,11 @@ impl Vfs {
         }
         let descriptor = self.descriptor(&inode)?;
         if !writes(flags) {
-            let _identity = backing::act_as(caller)?;
+            let identity = backing::act_as(caller)?;
             let opened = sys::file::reopen(descriptor.as_fd(), daemon_flags(flags))
                 .map_err(Error::os("open a file for reading"))?;
+            drop(identity);
+            self.tell_read(caller, &inode, opened.as_fd());
             let handle = FileHandle { inode, descriptor: opened, appends: false, grant: None };
             return Ok(self.handles.insert(Handle::File(handle)));
         }
@@ -62,6 +64,9 @@ impl Vfs {
             sys::file::reopen(descriptor.as_fd(), daemon_flags(flags) - OFlag::O_EXCL)
                 .map_err(Error::os("open a file for writing"))?
         };
+        if flags & OFlag::O_ACCMODE == OFlag::O_RDWR {
+            self.tell_read(caller, &inode, opened.as_fd());
+        }
         self.opened(caller, inode, opened, flags, false, grant)
     }
 

@@ -16,6 +16,7 @@ pub mod io;
 pub mod namespace;
 pub mod observer;
 pub mod process;
+mod reading;
 pub mod tracking;
 pub mod views;
 
@@ -51,6 +52,12 @@ const SET_ID_BITS: u32 = 0o6000;
 pub trait Attribution: Send + Sync {
     /// `pid` as in [`Caller`]; `None` where the process belongs to no run or cannot be told.
     fn run_of(&self, pid: u32) -> Option<RunId>;
+
+    /// The same for a process that opens a file for reading, which may be answered from memory: nothing is allowed or refused
+    /// by it.
+    fn reader_run(&self, pid: u32) -> Option<RunId> {
+        self.run_of(pid)
+    }
 }
 
 /// What a file system is built from.
@@ -78,6 +85,8 @@ pub struct Vfs {
     handles: HandleTable,
     control: ControlTree,
     observer: Arc<dyn WriteObserver>,
+    /// What the observer answered at the beginning.
+    hears_reads: bool,
     attribution: Arc<dyn Attribution>,
     owner: Option<Credentials>,
     kept: Arc<KeptDescriptors>,
@@ -143,6 +152,7 @@ impl Vfs {
             roots,
             handles: HandleTable::default(),
             control,
+            hears_reads: observer.hears_reads(),
             observer,
             attribution,
             kept: descriptors.share(),

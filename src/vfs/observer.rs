@@ -1,4 +1,4 @@
-//! What the file system tells the world about writes, without knowing what an artifact is.
+//! What the file system tells the world about writes and reads, without knowing what an artifact is.
 //!
 //! This is the one inversion of the architecture: `vfs` defines these traits, `artifact` implements [`WriteObserver`],
 //! `workspace` plugs them together and hands the registrar the [`FileSource`] of the same file system.
@@ -6,6 +6,7 @@
 //! Every call of [`WriteObserver`] is made on a thread that serves the kernel: it must not wait for the network, a
 //! database or this file system itself. An append to a local file is allowed.
 
+use super::attributes::Time;
 use crate::model::id::{MountName, RunId};
 use crate::model::path::VirtualPath;
 use std::fs::File;
@@ -48,7 +49,26 @@ pub enum Tracking {
     Ignored,
 }
 
-/// Hears of every write to a read-write mount point.
+/// What a file was like when it was opened for reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReadStamp {
+    pub device: u64,
+    pub inode: u64,
+    pub size: u64,
+    pub modified: Time,
+    pub changed: Time,
+}
+
+/// An open for reading that is answered at this moment. It is looked at more closely only where it is news.
+pub trait Opening {
+    /// `None` where the file has no name any more.
+    fn location(&self) -> Option<Location>;
+
+    /// Pins the file as [`Tracking::Began`] does, until it is settled. Takes no lock and does no I/O.
+    fn pin(&self);
+}
+
+/// Hears of every write to a read-write mount point, and of what runs open for reading.
 pub trait WriteObserver: Send + Sync {
     /// A file is about to be opened for writing or truncated, or was just created: it exists. Called **before** the kernel
     /// is answered; when this fails, so does the open: a write that could not be noted must not happen.
@@ -70,6 +90,24 @@ pub trait WriteObserver: Send + Sync {
 
     /// A directory was renamed; everything below it moved along.
     fn directory_moved(&self, from: &Location, to: &Location, writer: Writer);
+
+    /// Whether [`read_opened`](Self::read_opened) is to be called at all; asked once.
+    fn hears_reads(&self) -> bool {
+        false
+    }
+
+    /// A process of `run` is about to have the file open for reading, in whichever mount point. Called for each such open, before
+    /// the kernel is answered, so that it and [`dirtied`](Self::dirtied) come in the order in which the process opened.
+    /// `stamp` is `None` where the file could not be looked at. Must do no I/O.
+    fn read_opened(
+        &self,
+        _file: FileKey,
+        _stamp: Option<ReadStamp>,
+        _run: RunId,
+        _opening: &dyn Opening,
+    ) {
+        // Who asks what was written need not care what was read.
+    }
 
     /// The name `at` was removed. The file itself may live on under other names or in open handles.
     fn removed(&self, at: &Location);

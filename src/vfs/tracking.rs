@@ -59,7 +59,7 @@ impl Vfs {
         Some(Location { mount, path })
     }
 
-    fn location_of(&self, inode: &Inode) -> Option<Location> {
+    pub(super) fn location_of(&self, inode: &Inode) -> Option<Location> {
         let name = inode.name()?;
         self.location_below(&name.parent, &name.name)
     }

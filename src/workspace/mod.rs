@@ -11,6 +11,7 @@ mod clone;
 pub mod contents;
 pub mod lifecycle;
 mod patience;
+pub mod recent;
 pub mod recovery;
 pub mod registry;
 pub mod run;
