@@ -47,6 +47,7 @@ fn version(number: usize, run: RunId, start: Timestamp) -> NewVersion {
         content_kept: true,
         closes: 1,
         stamp: None,
+        inputs: None,
         secrets: Default::default(),
         metadata: metadata.as_object().unwrap().clone(),
         captured_at: start + SignedDuration::from_millis(number as i64),

@@ -11,6 +11,7 @@ use crate::wire::daemon::{COMPANION_SUFFIX, CompanionAnswer, DESCRIPTORS_MAX, Da
 use crate::wire::life::{
     Event, EventPage, EventQuery, RegisterOutcome, RegisterRequest, UpdateRequest, VersionsQuery,
 };
+use crate::wire::lineage::{Lineage, LineageQuery};
 use crate::wire::problem::Problem;
 use crate::wire::run::{Receipt, RunRequest, RunStarted, SignalRequest};
 use crate::wire::workspace::{
@@ -427,6 +428,16 @@ impl Client {
         let path = format!("/v1/artifacts/{}", segment(reference));
         let answer = self.patient(doing, Method::DELETE, &path, Bytes::new()).await?;
         self.json(doing, answer).await
+    }
+
+    /// What an artifact was made from, or what was made from it.
+    pub async fn lineage(
+        &self,
+        reference: &str,
+        query: &LineageQuery,
+    ) -> Result<Lineage, ClientError> {
+        let path = format!("/v1/artifacts/{}/lineage{}", segment(reference), query_string(query));
+        self.get("asking what an artifact was made from", &path).await
     }
 
     pub async fn content(&self, reference: &str) -> Result<Content, ClientError> {

@@ -245,6 +245,8 @@ impl Running {
         settings.scan = config.artifacts.scan;
         settings.rules.clone_from(&config.artifacts.rules);
         settings.secrets = config.artifacts.secrets;
+        settings.input_bytes_max = config.artifacts.input_size_max;
+        settings.inputs_max = config.artifacts.inputs_max;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));

@@ -395,6 +395,7 @@ fn register(place: &Place, paths: impl Iterator<Item = String>) {
         metadata: serde_json::Map::new(),
         secrets: Default::default(),
         stamp: None,
+        inputs: None,
         captured_at: jiff::Timestamp::now(),
     };
     let catalog = SqliteCatalog::open(&state.join("catalog.sqlite")).unwrap();

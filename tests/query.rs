@@ -52,6 +52,7 @@ impl Place {
                 content_kept: false,
                 closes: 1,
                 stamp: None,
+                inputs: None,
                 secrets: Default::default(),
                 metadata: serde_json::json!({ "rows": number, "note": "it's" })
                     .as_object()

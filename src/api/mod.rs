@@ -14,6 +14,7 @@ pub mod events;
 pub mod gate;
 pub mod input;
 pub mod life;
+pub mod lineage;
 pub mod listen;
 pub mod log;
 pub mod runs;
@@ -138,6 +139,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/artifacts/{reference}/versions", get(life::versions))
         .route("/v1/artifacts/{reference}/events", get(events::of_artifact))
         .route("/v1/events", get(events::all))
+        .route("/v1/artifacts/{reference}/lineage", get(lineage::show))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
     routes.layer(from_fn(log::requests)).with_state(api)

@@ -6,8 +6,10 @@
 //! regular files only, and asks before every step whether its result is still wanted.
 
 use super::examine::{BESIDE_BYTES_MIN, Examination, Examined, Examiner};
+use super::input_digests::stamp_of;
 use crate::secret::find::Finder;
 use crate::storage::{BlobBatch, BlobError, BlobWriter, Stamp};
+use crate::vfs::observer::ReadStamp;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
@@ -36,6 +38,8 @@ pub(super) struct Content {
     pub size: u64,
     pub kept: bool,
     pub stamp: Stamp,
+    /// What the file was like, for whoever reads it as it is.
+    pub read: ReadStamp,
 }
 
 /// What the file is looked at as.
@@ -114,7 +118,8 @@ pub(super) fn copy(
     if let Some(writer) = writer.filter(|_| kept) {
         writer.keep(&examined.digest)?;
     }
-    Ok(Copied::Stable(Content { examined, size, kept, stamp: stamp(&before) }))
+    let read = stamp_of(&after);
+    Ok(Copied::Stable(Content { examined, size, kept, stamp: stamp(&before), read }))
 }
 
 /// What tells the file that was read from any later one at its path.

@@ -20,10 +20,13 @@ pub mod detect;
 mod dirty_set;
 mod error;
 mod examine;
+mod input_digests;
+mod inputs;
 pub mod inspect;
 mod instance;
 mod journal;
 mod life;
+mod lineage;
 mod locate;
 mod observer;
 mod record;
@@ -60,6 +63,7 @@ use crate::storage::{BlobStore, Catalog};
 use crate::vfs::observer::{FileSource, WriteObserver};
 use crate::vfs::views::ViewSource;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
+use crate::wire::lineage::{Lineage, LineageQuery};
 use dirty_set::DirtySet;
 use instance::Instance;
 use journal::Journal;
@@ -74,13 +78,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use sweeper::Sweeper;
 use watch::Watch;
 
 /// How many owners have a large file copied at the same time, one each. Chosen, not measured: one more than the
 /// processors of a small machine, since some wait for the disk.
 const LARGE_OWNERS_MAX: usize = 3;
+
+/// How long the end of a run waits until what it had read is stored. Chosen, not measured: digests are taken while the run goes
+/// on, so that only a short run that read much has something left.
+const INPUTS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The artifact service of one daemon. Clones share it; dropping the last one stops it without waiting, and what was
 /// not registered is recovered by the next daemon.
@@ -262,6 +270,15 @@ impl Artifacts {
         self.detach(&workspace.id, workspace.owner_uid);
         let service = &self.handle.service;
         let number = service.next_workspace();
+        let reader = inputs::Reader {
+            workspace: number,
+            owner_uid: workspace.owner_uid,
+            mounts: workspace
+                .mounts
+                .iter()
+                .map(|mount| (mount.name.clone(), mount.host_path.clone()))
+                .collect(),
+        };
         let followed = workspace.mounts.iter().zip(0..).filter(|(mount, _)| mount.artifacts);
         let mounts = followed.map(|(mount, position)| (mount.name.clone(), position)).collect();
         let record = Record::Workspace(WorkspaceRecord {
@@ -294,7 +311,7 @@ impl Artifacts {
                 self.start_scans(BTreeMap::from([(number, since)]));
             }
         }
-        let observer = Arc::new(Observer::new(service.clone(), number, mounts));
+        let observer = Arc::new(Observer::new(service.clone(), mounts, reader));
         Ok(Attachment { service: service.clone(), number, observer })
     }
 
@@ -314,10 +331,13 @@ impl Artifacts {
         let mut journal = self.service().journal();
         journal.append_or_rewrite_later(std::slice::from_ref(&record));
         self.service().change(|state| state.apply(&record, Instant::now()));
+        self.service().inputs.begin_run(id);
     }
 
-    /// The run ended and was drained; what it still has to register keeps its graph.
+    /// The run ended and was drained; what it still has to register keeps its graph. Waits a moment until what it had read is
+    /// stored.
     pub fn end_run(&self, id: RunId) {
+        self.service().inputs.end_run(id, Instant::now() + INPUTS_PATIENCE);
         self.service().state().end_runs([id]);
     }
 
@@ -339,6 +359,19 @@ impl Artifacts {
     /// A version with its bytes.
     pub fn content(&self, owner: Option<u32>, reference: &str) -> Result<(Artifact, File), Error> {
         registry::content(&*self.service().catalog, &*self.service().blobs, owner, reference)
+    }
+
+    /// What a version was made from, or what was made from it.
+    pub fn lineage(
+        &self,
+        owner: Option<u32>,
+        reference: &str,
+        query: &LineageQuery,
+    ) -> Result<Lineage, Error> {
+        let service = self.service();
+        let is_live = |run| service.inputs.is_live(run);
+        let walk = lineage::Walk { catalog: &*service.catalog, owner, is_live: &is_live };
+        walk.from(reference, query)
     }
 
     /// The versions that a run produced, including those that it wrote again with the same bytes.
@@ -364,6 +397,7 @@ impl Artifacts {
             self.service().detach(workspace);
         }
         let drained = self.drain(DrainScope::All, deadline);
+        self.service().inputs.end_all(deadline);
         self.handle.stop();
         drained
     }

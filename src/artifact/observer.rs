@@ -4,12 +4,15 @@
 //! of a few maps; what the registrar does with a file never holds a lock that is taken here across I/O of its own,
 //! except for its acknowledgements, which are one write(2) as well.
 
+use super::inputs::Reader;
 use super::record::{FileRef, Place, Record};
 use super::secrets::mask_command;
 use super::service::Service;
-use crate::model::id::MountName;
+use crate::model::id::{MountName, RunId};
 use crate::storage::Process;
-use crate::vfs::observer::{FileKey, Location, Tracking, WriteObserver, Writer};
+use crate::vfs::observer::{
+    FileKey, Location, Opening, ReadStamp, Tracking, WriteObserver, Writer,
+};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -22,11 +25,13 @@ pub(super) struct Observer {
     number: u32,
     /// Position of each mount point whose files are artifacts.
     mounts: HashMap<MountName, u16>,
+    /// Where every mount point is, for what is read.
+    reader: Reader,
 }
 
 impl Observer {
-    pub fn new(service: Arc<Service>, number: u32, mounts: HashMap<MountName, u16>) -> Self {
-        Self { service, number, mounts }
+    pub fn new(service: Arc<Service>, mounts: HashMap<MountName, u16>, reader: Reader) -> Self {
+        Self { service, number: reader.workspace, mounts, reader }
     }
 
     fn file(&self, file: FileKey) -> FileRef {
@@ -82,6 +87,7 @@ impl WriteObserver for Observer {
         records.extend(written_by.into_iter().flatten());
         journal.append(&records)?;
         self.apply(&records);
+        self.service.inputs.writing_opened(file, writer.run);
         Ok(if follows { Tracking::Continues } else { Tracking::Began })
     }
 
@@ -92,6 +98,8 @@ impl WriteObserver for Observer {
             let record = Record::Closed { file, changed };
             // Without this record recovery takes the file for one that was open at death, which registers it as well.
             journal.append_or_rewrite_later(std::slice::from_ref(&record));
+            // Before the state says that the file is due.
+            self.service.inputs.writing_closed(file);
             self.service.change(|state| state.apply(&record, Instant::now()));
         }
     }
@@ -126,6 +134,9 @@ impl WriteObserver for Observer {
             records.extend(self.service.state().written_by(file, &process));
         }
         journal.append_or_rewrite_later(&records);
+        if !follows {
+            self.service.inputs.named(file, writer.run);
+        }
         self.apply(&records);
         if follows { Tracking::Continues } else { Tracking::Began }
     }
@@ -136,6 +147,20 @@ impl WriteObserver for Observer {
         let record = Record::Moved { workspace: self.number, from, to };
         journal.append_or_rewrite_later(std::slice::from_ref(&record));
         self.service.change(|state| state.apply(&record, Instant::now()));
+    }
+
+    fn hears_reads(&self) -> bool {
+        self.service.settings.inputs_max > 0
+    }
+
+    fn read_opened(
+        &self,
+        file: FileKey,
+        stamp: Option<ReadStamp>,
+        run: RunId,
+        opening: &dyn Opening,
+    ) {
+        self.service.inputs.read_opened(&self.reader, self.file(file), stamp, run, opening);
     }
 
     fn removed(&self, at: &Location) {

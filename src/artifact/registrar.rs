@@ -6,11 +6,12 @@
 
 use super::copy::{Copied, CopyError, Limits, Subject, copy};
 use super::detect::{Detected, detect};
+use super::input_digests;
 use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::secrets::{mask_command, search};
 use super::service::Service;
-use super::watch::Pulse;
+use super::watch::{Pulse, Role};
 use crate::config::SecretPolicy;
 use crate::model::artifact::ArtifactType;
 use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
@@ -37,7 +38,11 @@ const HOPELESS_TRIES: u32 = 3;
 const UNTOUCHED_MICROSECONDS: i64 = 2_000_000;
 
 /// A registrar thread: works until the service stops.
-pub(super) fn run(service: &Service, lane: Lane, pulse: &Pulse) {
+pub(super) fn run(service: &Service, role: Role, pulse: &Pulse) {
+    let lane = match role {
+        Role::Copies(lane) => lane,
+        Role::Inputs => return input_digests::run(service, pulse),
+    };
     let mut buffer = Vec::new();
     let count = match lane {
         Lane::Small => BATCH_FILES_MAX,
@@ -151,6 +156,8 @@ fn prepare(
     if !mount.artifacts || service.ignores(&mount.name, &place.path) {
         return Prepared::Nothing("it is ignored by rule");
     }
+    // Looked at before the copy: if the file is opened again meanwhile, the copy does not count.
+    let inputs = service.inputs.bounds_of(job.file, job.run_id);
     let file = match &source {
         Some(source) => source.open(job.file.file).map(Found::File),
         None => {
@@ -201,6 +208,8 @@ fn prepare(
     match copy(&file, batch, limits, subject, buffer, &wanted) {
         Ok(Copied::Stable(content)) => {
             let examined = content.examined;
+            // Whoever reads the file as it is needs no other look at its bytes.
+            service.inputs.learn(content.read, examined.digest);
             let Detected { mut artifact_type, mut suspected, mime } =
                 detect(subject.name, &examined.head);
             let mut metadata = examined.metadata;
@@ -239,6 +248,7 @@ fn prepare(
                 closes: job.closes.max(1),
                 metadata,
                 secrets,
+                inputs,
                 captured_at: Timestamp::now(),
                 path: place.path,
             });

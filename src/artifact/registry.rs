@@ -128,12 +128,17 @@ pub(super) fn list(
     })
 }
 
-/// The row as the API shows it.
-pub(super) fn shown(row: VersionRow) -> Artifact {
-    let path = match &row.place {
+/// Where a version's file is, for people.
+pub(super) fn shown_path(row: &VersionRow) -> String {
+    match &row.place {
         Some((mount, path)) => format!("/workspace/{mount}/{}", escape(path.as_bytes())),
         None => escape(&row.host_path),
-    };
+    }
+}
+
+/// The row as the API shows it.
+pub(super) fn shown(row: VersionRow) -> Artifact {
+    let path = shown_path(&row);
     Artifact {
         id: row.id,
         aliases: row.aliases,
@@ -218,6 +223,7 @@ mod tests {
             content_kept: true,
             closes: 1,
             stamp: None,
+            inputs: None,
             metadata: serde_json::Map::new(),
             secrets: SecretSearch { quarantined: true, ..SecretSearch::default() },
             captured_at: jiff::Timestamp::now(),

@@ -6,6 +6,7 @@
 //! taken alone.
 
 use super::dirty_set::DirtySet;
+use super::inputs::Inputs;
 use super::instance::Instance;
 use super::journal::Journal;
 use super::record::{FileRef, Record};
@@ -46,6 +47,8 @@ pub(super) struct Service {
     pub blobs: Box<dyn BlobStore>,
     pub catalog: Box<dyn Catalog>,
     pub boot: Uuid,
+    /// What runs had read; its lock may be taken under each of the others.
+    pub inputs: Inputs,
     journal: Mutex<Journal>,
     state: Mutex<DirtySet>,
     /// Something is due earlier than before, or the service stops.
@@ -93,7 +96,12 @@ pub(super) struct Parts {
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
+        let bounds = super::inputs::Bounds {
+            inputs_max: parts.settings.inputs_max,
+            bytes_max: parts.settings.input_bytes_max,
+        };
         Self {
+            inputs: Inputs::new(bounds),
             settings: parts.settings,
             rules: parts.rules,
             blobs: parts.blobs,
@@ -217,6 +225,7 @@ impl Service {
         let source = lock(&self.sources).remove(&workspace);
         drop(source);
         lock(&self.attached_at).remove(&workspace);
+        self.inputs.detach(workspace);
         self.change(|state| state.orphan(workspace, Instant::now()));
         self.forget_secrets([workspace]);
     }
@@ -304,6 +313,7 @@ impl Service {
 
     /// Holds back the files of exactly these workspaces, whose file systems do not answer.
     pub fn hold(&self, workspaces: BTreeSet<u32>) {
+        self.inputs.hold(workspaces.clone());
         self.change(|state| state.hold(workspaces));
     }
 
@@ -323,6 +333,8 @@ impl Service {
                     }
                 }
             });
+            // Under the journal's lock: the next opening of the file is noted after this.
+            settled.iter().for_each(|&file| self.inputs.forget(file));
             let records: Vec<_> = settled.iter().map(|&file| Record::Settled { file }).collect();
             if !records.is_empty() {
                 // Without this record recovery registers the file once more, which makes no second version.
@@ -400,5 +412,6 @@ impl Service {
         self.work.notify_all();
         self.progress.notify_all();
         drop(state);
+        self.inputs.stop();
     }
 }

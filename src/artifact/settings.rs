@@ -24,6 +24,11 @@ pub struct Settings {
     pub debounce_max: Duration,
     /// Above this size content stays in place and only the digest is kept.
     pub content_bytes_max: u64,
+    /// Of inputs above this size no digest is taken.
+    pub input_bytes_max: u64,
+    /// Most inputs of a run that are noted; about 500 bytes of memory each while the run goes on. 0: none
+    /// are noted for any run.
+    pub inputs_max: u64,
     /// Files above this size are copied on a thread of their own.
     pub large_bytes: u64,
     /// Threads that copy small files. Two, because one computes while the other waits for the disk.
@@ -53,6 +58,8 @@ impl Settings {
             debounce: Duration::from_millis(150),
             debounce_max: Duration::from_secs(5),
             content_bytes_max: 1 << 30,
+            input_bytes_max: 256 << 20,
+            inputs_max: 10_000,
             large_bytes: 64 << 20,
             threads: 2,
             files_max: 1_000_000,

@@ -26,6 +26,20 @@ const TICK: Duration = Duration::from_millis(500);
 /// Most registrar threads at one time. When so many workspaces hang, copies wait.
 const THREADS_MAX: usize = 64;
 
+/// Threads that take digests of inputs: one, as nobody waits for them but the end of a run.
+const INPUT_THREADS: usize = 1;
+
+/// What a registrar thread works at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Copies(Lane),
+    /// Digests of what runs had read.
+    Inputs,
+}
+
+const SMALL: Role = Role::Copies(Lane::Small);
+const LARGE: Role = Role::Copies(Lane::Large);
+
 /// What a registrar thread is doing, for the watch.
 #[derive(Debug)]
 pub(super) struct Pulse {
@@ -73,7 +87,7 @@ impl Pulse {
 
 #[derive(Debug)]
 struct Thread {
-    lane: Lane,
+    role: Role,
     pulse: Arc<Pulse>,
     /// Seen not to advance.
     stuck: bool,
@@ -94,7 +108,7 @@ pub(super) struct Watch {
 }
 
 /// What a registrar thread runs.
-pub(super) type Work = fn(&Service, Lane, &Pulse);
+pub(super) type Work = fn(&Service, Role, &Pulse);
 
 impl Watch {
     pub fn new(small: usize, large: usize) -> Self {
@@ -116,10 +130,13 @@ impl Watch {
         {
             let mut threads = self.threads();
             for _ in 0..self.small {
-                threads.push(start(service, Lane::Small, work)?);
+                threads.push(start(service, SMALL, work)?);
             }
             for _ in 0..self.large {
-                threads.push(start(service, Lane::Large, work)?);
+                threads.push(start(service, LARGE, work)?);
+            }
+            for _ in 0..INPUT_THREADS {
+                threads.push(start(service, Role::Inputs, work)?);
             }
         }
         let watched = Arc::clone(service);
@@ -150,26 +167,27 @@ impl Watch {
         else {
             return false;
         };
-        let lane = threads[own].lane;
+        let role = threads[own].role;
         threads[own].stuck = false;
-        if advancing(&threads, lane) > self.wanted(lane) {
+        if advancing(&threads, role) > self.wanted(role) {
             threads.remove(own);
             return true;
         }
         false
     }
 
-    fn wanted(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Small => self.small,
-            Lane::Large => self.large,
+    fn wanted(&self, role: Role) -> usize {
+        match role {
+            SMALL => self.small,
+            LARGE => self.large,
+            Role::Inputs => INPUT_THREADS,
         }
     }
 
     /// How many threads a lane lacks. Counted anew each time: one that is stuck, goes on and is stuck again has its
     /// replacement already, and one that could not be started is missing still.
-    fn missing(&self, threads: &[Thread], lane: Lane) -> usize {
-        self.wanted(lane).saturating_sub(advancing(threads, lane))
+    fn missing(&self, threads: &[Thread], role: Role) -> usize {
+        self.wanted(role).saturating_sub(advancing(threads, role))
     }
 
     /// Waits for the threads of a service that was told to stop; not for those that cannot advance.
@@ -186,26 +204,26 @@ impl Watch {
     }
 }
 
-fn start(service: &Arc<Service>, lane: Lane, work: Work) -> io::Result<Thread> {
+fn start(service: &Arc<Service>, role: Role, work: Work) -> io::Result<Thread> {
     let pulse = Arc::new(Pulse::new());
     let (own, service) = (Arc::clone(&pulse), Arc::clone(service));
     let handle = std::thread::Builder::new()
         .name("registrar".to_owned())
-        .spawn(move || work(&service, lane, &own))?;
-    Ok(Thread { lane, pulse, stuck: false, handle })
+        .spawn(move || work(&service, role, &own))?;
+    Ok(Thread { role, pulse, stuck: false, handle })
 }
 
-fn advancing(threads: &[Thread], lane: Lane) -> usize {
-    threads.iter().filter(|thread| thread.lane == lane && !thread.stuck).count()
+fn advancing(threads: &[Thread], role: Role) -> usize {
+    threads.iter().filter(|thread| thread.role == role && !thread.stuck).count()
 }
 
 /// Starts threads in place of those that are stuck. Answers whether some are still missing; `short` is the answer before,
 /// so that it is said once.
 fn replace(service: &Arc<Service>, work: Work, threads: &mut Vec<Thread>, short: bool) -> bool {
-    for lane in [Lane::Small, Lane::Large] {
-        for _ in 0..service.watch.missing(threads, lane) {
+    for role in [SMALL, LARGE, Role::Inputs] {
+        for _ in 0..service.watch.missing(threads, role) {
             let started = if threads.len() < THREADS_MAX {
-                start(service, lane, work)
+                start(service, role, work)
             } else {
                 Err(io::Error::other("so many wait for host directories already"))
             };
@@ -261,25 +279,25 @@ fn watch(service: &Arc<Service>, work: Work) {
 mod tests {
     use super::*;
 
-    fn thread(lane: Lane, stuck: bool) -> Thread {
+    fn thread(role: Role, stuck: bool) -> Thread {
         let handle = std::thread::spawn(|| {});
-        Thread { lane, pulse: Arc::new(Pulse::new()), stuck, handle }
+        Thread { role, pulse: Arc::new(Pulse::new()), stuck, handle }
     }
 
     #[test]
     fn a_thread_that_is_stuck_again_and_again_is_replaced_once() {
         let watch = Watch::new(1, 1);
-        let mut threads = vec![thread(Lane::Small, false), thread(Lane::Large, false)];
+        let mut threads = vec![thread(SMALL, false), thread(LARGE, false)];
         for _ in 0..3 {
             threads[0].stuck = true;
-            for _ in 0..watch.missing(&threads, Lane::Small) {
-                threads.push(thread(Lane::Small, false));
+            for _ in 0..watch.missing(&threads, SMALL) {
+                threads.push(thread(SMALL, false));
             }
             assert_eq!(threads.len(), 3);
             threads[0].stuck = false;
-            assert_eq!(watch.missing(&threads, Lane::Small), 0);
+            assert_eq!(watch.missing(&threads, SMALL), 0);
         }
-        assert_eq!(watch.missing(&threads, Lane::Large), 0);
+        assert_eq!(watch.missing(&threads, LARGE), 0);
     }
 
     #[test]

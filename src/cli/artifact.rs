@@ -2,6 +2,7 @@
 
 use super::connect::{Connection, Context};
 use super::exit::{DONE, FAILED};
+use super::lineage::{self, LineageOptions};
 use super::query::Filters;
 use super::{Outcome, life, output};
 use crate::client::ClientError;
@@ -64,6 +65,8 @@ pub enum ArtifactCommand {
     Pin(References),
     /// Let pinned versions be deleted again.
     Unpin(References),
+    /// Show what an artifact was made from: all that the run which wrote it had read before.
+    Lineage(LineageOptions),
     /// List the versions of an artifact, newest first.
     Versions {
         #[arg(value_name = "ID")]
@@ -148,6 +151,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Get { reference, destination, force } => {
             get(&connection, &reference, destination.as_deref(), force)
         }
+        ArtifactCommand::Lineage(options) => lineage::show(&connection, options),
         ArtifactCommand::Register(arguments) => life::register(&connection, *arguments),
         ArtifactCommand::Update(arguments) => life::update(&connection, *arguments),
         ArtifactCommand::Events(arguments) => life::events(&connection, &arguments),

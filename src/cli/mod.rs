@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod env;
 pub mod exit;
 pub mod life;
+pub mod lineage;
 pub mod manifest;
 pub mod output;
 pub mod query;

@@ -82,6 +82,9 @@ pub struct Artifacts {
     /// The first that matches a file decides.
     pub rules: Vec<rules::Rule>,
     pub secrets: SecretPolicy,
+    #[serde(with = "units::size")]
+    pub input_size_max: u64,
+    pub inputs_max: u64,
 }
 
 /// What happens to a content in which a secret of its workspace stands.
@@ -152,6 +155,8 @@ impl Default for Artifacts {
             scan: ScanPolicy::OnUnclean,
             rules: Vec::new(),
             secrets: SecretPolicy::Warn,
+            input_size_max: 256 << 20,
+            inputs_max: 10_000,
         }
     }
 }
@@ -276,6 +281,9 @@ impl Config {
         within("artifacts.undo_window", undo, 0, 3_660 * 24 * 60 * MINUTE, time)?;
         let rules = artifacts.rules.len() as u128;
         within("artifacts.rules", rules, 0, rules::RULES_MAX as u128, number)?;
+        let input = artifacts.input_size_max.into();
+        within("artifacts.input_size_max", input, 0, 1 << 50, size)?;
+        within("artifacts.inputs_max", artifacts.inputs_max.into(), 0, 1_000_000, number)?;
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {
             let message =

@@ -2,6 +2,7 @@
 
 mod capture;
 mod life;
+mod lineage;
 mod view;
 
 use super::blob::local::LocalBlobs;
@@ -34,6 +35,7 @@ fn new_version(path: &str, content: &str, run: Option<RunId>) -> NewVersion {
         closes: 1,
         metadata: serde_json::json!({ "rows": 2 }).as_object().expect("an object").clone(),
         secrets: SecretSearch::default(),
+        inputs: None,
         captured_at: Timestamp::now(),
     }
 }

@@ -3,9 +3,11 @@
 //! Locking: each store has one lock, held for the length of one call.
 
 mod life;
+mod lineage;
 mod view;
 
 use super::life::next_state;
+use super::lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
 use super::view::ViewCatalog;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
@@ -143,6 +145,9 @@ struct Tables {
     placements: BTreeMap<Digest, i64>,
     /// By owner and host path.
     stamps: HashMap<(u32, Vec<u8>), Option<Stamp>>,
+    /// What they had read by then, where it was seen.
+    bounds: HashMap<(RunId, usize), InputBounds>,
+    inputs: BTreeMap<(RunId, u64), Input>,
 }
 
 impl Tables {
@@ -180,7 +185,7 @@ impl Tables {
                 && (row.content_kept || !new.content_kept)
             {
                 let number = row.number;
-                self.produced.extend(new.run.map(|run| (run, latest)));
+                self.note_production(new.run, latest, new.inputs);
                 self.note_secrets(new, latest);
                 return Registered::Unchanged(number);
             }
@@ -193,7 +198,7 @@ impl Tables {
         let highest =
             self.rows.iter().filter(|row| Some(row.id) == known).map(|row| row.number).max();
         let number = highest.unwrap_or(0) + 1;
-        self.produced.extend(new.run.map(|run| (run, self.rows.len())));
+        self.note_production(new.run, self.rows.len(), new.inputs);
         self.rows.push(VersionRow {
             id: known.unwrap_or_else(ArtifactId::generate),
             aliases: Vec::new(),
@@ -364,5 +369,21 @@ impl Catalog for MemoryCatalog {
 
     fn views(&self) -> &dyn ViewCatalog {
         self
+    }
+
+    fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError> {
+        let mut tables = self.tables();
+        for input in inputs {
+            tables.inputs.entry((input.run, input.number)).or_insert_with(|| input.clone());
+        }
+        Ok(())
+    }
+
+    fn made_from(&self, version: VersionKey, limit: u32) -> Result<MadeFrom, CatalogError> {
+        Ok(self.tables().made_from(version, limit))
+    }
+
+    fn used_by(&self, version: VersionKey, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        Ok(self.tables().used_by(version, limit))
     }
 }

@@ -11,6 +11,7 @@ pub mod blob;
 pub mod catalog;
 mod filter;
 pub mod life;
+pub mod lineage;
 pub mod memory;
 mod secrets;
 pub mod view;
@@ -30,6 +31,7 @@ pub use blob::BlobError;
 pub use catalog::CatalogError;
 pub use filter::{Cursor, Filter, SortKey, VersionPage};
 pub use life::{Life, Wanted};
+use lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
 pub use secrets::{SecretFinding, SecretSearch};
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
@@ -129,6 +131,14 @@ pub trait Catalog: Send + Sync {
 
     /// The same catalog, asked for what is shown as files.
     fn views(&self) -> &dyn view::ViewCatalog;
+    /// Notes inputs of runs in one transaction. One whose run and number are known already stays as it is.
+    fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError>;
+
+    /// What the version's run had read, at most `limit` inputs. A version that does not exist was made from nothing.
+    fn made_from(&self, version: VersionKey, limit: u32) -> Result<MadeFrom, CatalogError>;
+
+    /// Versions whose runs had read this one, each run once for each version, at most `limit`.
+    fn used_by(&self, version: VersionKey, limit: u32) -> Result<Vec<Use>, CatalogError>;
 }
 
 /// Who opened a file last for writing, as the kernel and /proc said it at that moment. Never a guess.
@@ -186,6 +196,8 @@ pub struct NewVersion {
     pub closes: u64,
     pub metadata: Metadata,
     pub secrets: SecretSearch,
+    /// What the run had read by then; `None` where it was not seen.
+    pub inputs: Option<InputBounds>,
     pub captured_at: Timestamp,
 }
 

@@ -66,6 +66,13 @@ pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets this thread run when others do not want to (setpriority(2): on Linux a priority is the thread's own). It is a wish:
+/// a thread whose priority stays as it is works all the same.
+pub fn lower_thread_priority() {
+    // SAFETY: the call takes numbers only; 0 means the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 /// Whether kill(2) knows the number as a signal.
 pub fn is_signal(number: i32) -> bool {
     usize::try_from(number).is_ok_and(|number| (1..=KERNEL_SIGNALS).contains(&number))

@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod daemon;
 pub mod life;
+pub mod lineage;
 pub mod list;
 pub mod problem;
 pub mod run;

@@ -5,6 +5,7 @@ use belljar::artifact::{Artifacts, DrainScope, Settings};
 use belljar::model::artifact::{ArtifactState, Author};
 use belljar::model::digest::Digest;
 use belljar::model::id::{ArtifactId, RunId};
+use belljar::storage::lineage::{Input, MadeFrom, Use, VersionKey};
 use belljar::storage::memory::{MemoryBlobs, MemoryCatalog};
 use belljar::storage::view::ViewCatalog;
 use belljar::storage::*;
@@ -22,6 +23,7 @@ struct Faults {
     writes: Arc<AtomicI32>,
     commits: Arc<AtomicI32>,
     rows: Arc<AtomicI32>,
+    inputs: Arc<AtomicI32>,
     /// Another program on the host that writes to this file whenever some of a content was taken.
     meddles_with: Arc<Mutex<Option<PathBuf>>>,
 }
@@ -131,6 +133,20 @@ impl Catalog for FaultyCatalog {
     }
     fn views(&self) -> &dyn ViewCatalog {
         self.1.views()
+    }
+    fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError> {
+        if strikes(&self.0.inputs) {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            let source = rusqlite::Error::SqliteFailure(busy, None);
+            return Err(CatalogError::Sql { doing: "note inputs", source });
+        }
+        self.1.note_inputs(inputs)
+    }
+    fn made_from(&self, version: VersionKey, limit: u32) -> Result<MadeFrom, CatalogError> {
+        self.1.made_from(version, limit)
+    }
+    fn used_by(&self, version: VersionKey, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        self.1.used_by(version, limit)
     }
 }
 
@@ -289,4 +305,22 @@ fn an_unreadable_file_is_reported_without_waiting_for_it() {
     assert!(before.elapsed() < Duration::from_secs(30));
     assert_eq!(drained.incomplete.len(), 1, "{drained:?}");
     assert_eq!(paths(&artifacts), ["/workspace/output/fine@1"]);
+}
+
+#[test]
+fn a_busy_catalog_loses_no_input() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let faults = Faults::default();
+    let artifacts = faulty(settings(state.path()), &faults);
+    let mut workspace = Workspace::attach(&artifacts, "w", output.path());
+    std::fs::write(output.path().join("in"), "x").expect("write");
+    faults.inputs.store(1, Ordering::SeqCst);
+    let run = workspace.begin_run(&artifacts);
+    workspace.read("in");
+    workspace.write("out", b"y");
+    assert!(drain(&artifacts).complete);
+    artifacts.end_run(run);
+    let complete = || made_from(&artifacts, "out").known == belljar::wire::lineage::Known::Complete;
+    wait_until(complete);
+    shutdown(artifacts);
 }

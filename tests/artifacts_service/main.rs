@@ -5,6 +5,7 @@
 mod content;
 mod crash;
 mod faults;
+mod inputs;
 mod scan;
 mod steps;
 mod world;

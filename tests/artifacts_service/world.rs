@@ -7,8 +7,12 @@ use belljar::artifact::{
 };
 use belljar::model::id::{RunId, WorkspaceId};
 use belljar::model::path::VirtualPath;
-use belljar::vfs::observer::{FileKey, FileSource, Location, Tracking, WriteObserver, Writer};
+use belljar::vfs::attributes::Time;
+use belljar::vfs::observer::{
+    FileKey, FileSource, Location, Opening, ReadStamp, Tracking, WriteObserver, Writer,
+};
 use belljar::wire::artifact::{Artifact, ArtifactQuery};
+use belljar::wire::lineage::{LineageQuery, Made};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -160,6 +164,31 @@ impl Workspace {
         self.close(key, true);
     }
 
+    /// The run opens the file for reading.
+    pub fn read(&self, path: impl AsRef<Path>) {
+        struct Here<'a>(&'a Path, &'a AtomicI64);
+        impl Opening for Here<'_> {
+            fn location(&self) -> Option<Location> {
+                Some(location(self.0))
+            }
+            fn pin(&self) {
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let path = path.as_ref();
+        let metadata = fs::metadata(self.root.join(path)).expect("the file");
+        let stamp = ReadStamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: Time { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() },
+            changed: Time { seconds: metadata.ctime(), nanoseconds: metadata.ctime_nsec() },
+        };
+        let run = self.run.expect("a run");
+        let opening = Here(path, &self.files.pins);
+        self.observer.read_opened(self.key(path), Some(stamp), run, &opening);
+    }
+
     pub fn rename(&self, from: &str, to: &str) {
         let key = self.key(from);
         fs::rename(self.root.join(from), self.root.join(to)).expect("rename");
@@ -252,4 +281,13 @@ pub fn content(artifacts: &Artifacts, reference: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).expect("read");
     bytes
+}
+
+/// What the latest version of a file was made from.
+pub fn made_from(artifacts: &Artifacts, path: &str) -> Made {
+    let path = format!("/workspace/output/{path}");
+    let found = versions(artifacts).into_iter().rfind(|artifact| artifact.path == path);
+    let reference = found.unwrap_or_else(|| panic!("{path} is there")).id.to_string();
+    let lineage = artifacts.lineage(None, &reference, &LineageQuery::default()).expect("lineage");
+    lineage.versions[0].made_from.clone().expect("the root is looked into")
 }

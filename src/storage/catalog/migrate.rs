@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0005_content.sql"),
     include_str!("schema/sqlite/0006_capture.sql"),
     include_str!("schema/sqlite/0007_views.sql"),
+    include_str!("schema/sqlite/0008_lineage.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

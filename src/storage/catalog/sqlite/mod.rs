@@ -11,6 +11,7 @@ mod declare;
 mod expression;
 mod function;
 mod life;
+mod lineage;
 mod list;
 mod readers;
 mod register;
@@ -23,6 +24,7 @@ use super::{CatalogError, migrate};
 use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::life::{Life, Refusal, next_state};
+use crate::storage::lineage::{Input, MadeFrom, Use, VersionKey};
 use crate::storage::view::ViewCatalog;
 use crate::storage::{
     Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
@@ -238,5 +240,18 @@ impl Catalog for SqliteCatalog {
 
     fn views(&self) -> &dyn ViewCatalog {
         self
+    }
+
+    fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError> {
+        const DOING: &str = "note what a run read";
+        self.write(DOING, |transaction| lineage::note(transaction, inputs).map_err(sql(DOING)))
+    }
+
+    fn made_from(&self, version: VersionKey, limit: u32) -> Result<MadeFrom, CatalogError> {
+        lineage::made_from(&lock(&self.reader), version, limit)
+    }
+
+    fn used_by(&self, version: VersionKey, limit: u32) -> Result<Vec<Use>, CatalogError> {
+        lineage::used_by(&lock(&self.reader), version, limit)
     }
 }

@@ -1,6 +1,7 @@
 //! Registering versions: the rows of a batch, in the transaction of the caller.
 
 use super::life::{look_again, tell};
+use super::lineage::note_production;
 use super::{integer, seen};
 use crate::model::artifact::{ArtifactState, Origin};
 use crate::model::digest::Digest;
@@ -212,10 +213,8 @@ fn note_producer(
     new: &NewVersion,
     version: i64,
 ) -> rusqlite::Result<()> {
-    if let Some(run) = &new.run {
-        transaction
-            .prepare_cached("INSERT OR IGNORE INTO produced (run, version) VALUES (?, ?)")?
-            .execute(params![run.as_uuid().as_bytes(), version])?;
+    match new.run {
+        Some(run) => note_production(transaction, run, version, new.inputs),
+        None => Ok(()),
     }
-    Ok(())
 }
