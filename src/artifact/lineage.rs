@@ -302,6 +302,16 @@ mod tests {
     }
 
     #[test]
+    fn a_version_of_somebody_else_is_as_good_as_none() {
+        let catalog = MemoryCatalog::default();
+        make(&catalog, "a", &[]);
+        let id = walk(&catalog, "a", &LineageQuery::default()).root.id.to_string();
+        let walk = Walk { catalog: &catalog, owner: Some(1001), is_live: &|_| false };
+        let error = walk.from(&id, &LineageQuery::default()).expect_err("not theirs");
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+
+    #[test]
     fn depth_and_size_are_bounded_and_the_answer_says_so() {
         let catalog = MemoryCatalog::default();
         make(&catalog, "0", &["plain"]);
