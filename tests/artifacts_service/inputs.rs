@@ -191,7 +191,7 @@ fn two_runs_do_not_share_what_they_read_and_a_run_of_nobody_has_nothing() {
     let first = scene.workspace.run;
     scene.workspace.begin_run(&scene.artifacts);
     scene.workspace.write("second", b"2");
-    let second = std::mem::replace(&mut scene.workspace.run, None);
+    let second = scene.workspace.run.take();
     scene.workspace.write("nobody", b"3");
     scene.workspace.run = first;
     scene.workspace.write("first", b"1");
