@@ -8,7 +8,8 @@
 //! descriptors that a run inherits, and paths that are exposed to it past the workspace.
 //!
 //! Lock: `state`, taken for the look-up of a map by every open for reading of a run. It is the last of the service's locks,
-//! and there is no I/O under it.
+//! and there is no I/O under it. *Exception:* a file is pinned under it, which is one atomic step of the file system's: pinned
+//! earlier, most opens would pay for it; later, a digest could be taken and the file let go before.
 
 use super::input_digests::DigestCache;
 use super::record::FileRef;

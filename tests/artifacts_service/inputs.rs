@@ -37,7 +37,8 @@ impl Scene {
     }
 
     fn end(self) {
-        assert_eq!(self.workspace.pins(), 0, "every file that was pinned is let go");
+        // Every file that was pinned is let go.
+        wait_until(|| self.workspace.pins() == 0);
         self.workspace.forget();
         shutdown(self.artifacts);
     }
@@ -181,6 +182,23 @@ fn an_input_that_is_gone_or_whose_workspace_ended_says_why_it_has_no_digest() {
     assert!(late.count() > 0, "not all digests are taken within a moment");
     scene.workspace.forget();
     shutdown(scene.artifacts);
+}
+
+#[test]
+fn of_what_its_owner_may_not_read_the_bytes_are_not_read() {
+    let scene = Scene::new(|_| ());
+    scene.host_writes("in", "x");
+    scene.workspace.files.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+    scene.workspace.read("in");
+    let waits = |scene: &Scene| scene.workspace.pins() == 0;
+    wait_until(|| waits(&scene));
+    scene.workspace.files.closed.store(false, std::sync::atomic::Ordering::SeqCst);
+    scene.workspace.write("out", b"x");
+    let made = scene.made("out");
+    assert_eq!((made.inputs[0].size, made.inputs[0].digest), (Some(1), None));
+    let reason = made.inputs[0].unavailable.as_deref().expect("a reason");
+    assert!(reason.contains("owner may not read"), "{reason}");
+    scene.end();
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -30,6 +30,8 @@ pub struct Files {
     root: PathBuf,
     names: Mutex<HashMap<FileKey, Option<PathBuf>>>,
     pub pins: AtomicI64,
+    /// The owner may read nothing.
+    pub closed: AtomicBool,
 }
 
 impl FileSource for Files {
@@ -39,6 +41,9 @@ impl FileSource for Files {
     }
 
     fn open(&self, file: FileKey) -> io::Result<File> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let names = self.names.lock().expect("names");
         match names.get(&file) {
             Some(Some(path)) => File::open(self.root.join(path)),
@@ -90,6 +95,7 @@ impl Workspace {
             root: root.to_owned(),
             names: Mutex::default(),
             pins: AtomicI64::new(0),
+            closed: AtomicBool::new(false),
         });
         attachment.set_source(files.clone());
         let observer = attachment.observer();

@@ -84,16 +84,16 @@ fn where_nothing_was_seen_nothing_is_said() {
 fn an_input_is_the_version_of_its_owner_path_and_bytes_that_was_there() {
     over_each_catalog(|catalog| {
         let (run, other) = (RunId::generate(), 1001);
-        catalog.register(&[new_version("a", "one", None)]).expect("register");
+        let ago = |seconds| Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+        // Long before: nearer in time is not what counts.
+        let first = NewVersion { captured_at: ago(100), ..new_version("a", "one", None) };
+        catalog.register(&[first]).expect("register");
         let theirs = NewVersion { owner_uid: other, ..new_version("a", "one", None) };
         catalog.register(&[theirs]).expect("register");
         let opened = input(run, 1, "a", Some("one"));
         catalog.register(&[new_version("a", "two", None)]).expect("register");
         // The same bytes once more, after the file was read.
-        let third = NewVersion {
-            captured_at: Timestamp::now() + jiff::SignedDuration::from_secs(9),
-            ..new_version("a", "one", None)
-        };
+        let third = NewVersion { captured_at: ago(-9), ..new_version("a", "one", None) };
         catalog.register(&[third]).expect("register");
         let inputs =
             [opened, input(run, 2, "a", Some("else")), input(run, 3, "elsewhere", Some("one"))];
