@@ -21,7 +21,7 @@ pub(super) const BUFFER_BYTES: usize = 256 * 1024;
 /// What the copy found.
 #[derive(Debug)]
 pub(super) enum Copied {
-    Stable(Content),
+    Stable(Box<Content>),
     /// Not a regular file any more.
     NotAFile,
     /// Something was written meanwhile.
@@ -119,7 +119,7 @@ pub(super) fn copy(
         writer.keep(&examined.digest)?;
     }
     let read = stamp_of(&after);
-    Ok(Copied::Stable(Content { examined, size, kept, stamp: stamp(&before), read }))
+    Ok(Copied::Stable(Box::new(Content { examined, size, kept, stamp: stamp(&before), read })))
 }
 
 /// What tells the file that was read from any later one at its path.

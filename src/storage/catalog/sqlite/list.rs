@@ -415,7 +415,7 @@ mod tests {
             INSERT INTO tag SELECT pk, 't' FROM version WHERE pk % 50 = 0;
             INSERT INTO label SELECT artifact, 'l', pk FROM version WHERE pk % 50 = 1;
             INSERT INTO alias SELECT 1000, 'n' || pk, pk FROM artifact;
-            INSERT INTO produced SELECT randomblob(16), pk FROM version;";
+            INSERT INTO produced (run, version) SELECT randomblob(16), pk FROM version;";
         connection.execute_batch(rows).expect("rows");
         connection
     }
