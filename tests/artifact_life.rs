@@ -96,6 +96,7 @@ fn the_whole_life(place: &Place) {
         (&row["metadata"]["a"], &row["metadata"]["b"], &row["type"]),
         (&json!({"c": 2, "d": [3]}), &Value::Null, &json!("report"))
     );
+    assert_eq!(row["metadata"]["lines"], 1, "what the content says of itself stays");
     assert_eq!(row["tags"], json!(["q2"]));
 
     fs::write(place.path("output/x.csv"), "made outside\n").unwrap();
