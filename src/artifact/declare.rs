@@ -6,12 +6,13 @@
 
 use super::Artifacts;
 use super::copy::{Copied, CopyError, Limits, Subject, copy};
-use super::detect::detect;
 use super::error::Error;
+use super::learn::learn;
 use super::life::Voice;
 use super::registry::shown;
 use super::schedule::DrainScope;
 use super::service::Service;
+use crate::config::SecretPolicy;
 use crate::model::artifact::ArtifactState;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::model::path::{VirtualPath, escape};
@@ -63,6 +64,8 @@ struct Spot {
     host_path: PathBuf,
     /// Where in a workspace; nothing outside of every mount point.
     place: Option<(WorkspaceId, MountName, VirtualPath)>,
+    /// Whose secrets are looked for in what is sent: the workspace where it is, or that it was registered in.
+    workspace: Option<WorkspaceId>,
 }
 
 impl Spot {
@@ -200,7 +203,8 @@ fn locate(
             return Err(bad(format!("{given} is a mount point, not a file")));
         }
         let host_path = host.join(rest.as_path());
-        Ok(Spot { host_path, place: Some((id.clone(), name.clone(), rest)) })
+        let place = Some((id.clone(), name.clone(), rest));
+        Ok(Spot { host_path, place, workspace: Some(id.clone()) })
     };
     if let (Some(named), Ok(below)) = (workspace, path.strip_prefix(ROOT_INSIDE)) {
         let mut parts = below.components();
@@ -229,7 +233,7 @@ fn locate(
     match below.max_by_key(|(length, ..)| *length) {
         Some((_, id, mount, rest)) => inside(id, &mount.name, &mount.host_path, rest),
         None if path.file_name().is_none() => Err(bad("/ is a directory, not a file")),
-        None => Ok(Spot { host_path: path, place: None }),
+        None => Ok(Spot { host_path: path, place: None, workspace: workspace.cloned() }),
     }
 }
 
@@ -282,7 +286,7 @@ fn prepare(
     };
     check(&amendment)?;
     let content = match file.filter(|_| !held) {
-        Some(file) => Some(stable_copy(service, &file, &spot, batch, patience)?),
+        Some(file) => Some(stable_copy(service, owner, &file, &spot, batch, patience)?),
         None => None,
     };
     Ok(Declaration {
@@ -307,20 +311,21 @@ pub(super) fn content_of_held(
     let host_path = PathBuf::from(OsStr::from_bytes(&row.host_path));
     let place = row.workspace.clone().zip(row.place.clone());
     let place = place.map(|(workspace, (mount, path))| (workspace, mount, path));
-    let spot = Spot { host_path, place };
+    let spot = Spot { host_path, place, workspace: row.workspace.clone() };
     let pending = wait_for_captures(service, row.owner_uid, &[Ok(spot.clone())], patience);
     if let Some(why) = pending.get(&spot.shown()) {
         return Err(Error::StillPending { path: spot.shown(), why: why.clone() });
     }
     let Some(file) = file else { return Ok(None) };
     let mut batch = service.blobs.begin()?;
-    let content = stable_copy(service, &file, &spot, &mut *batch, patience)?;
+    let content = stable_copy(service, row.owner_uid, &file, &spot, &mut *batch, patience)?;
     batch.commit()?;
     Ok(Some(content))
 }
 
 fn stable_copy(
     service: &Service,
+    owner: u32,
     file: &File,
     spot: &Spot,
     batch: &mut dyn BlobBatch,
@@ -337,16 +342,33 @@ fn stable_copy(
         Limits { kept_bytes_max: service.settings.content_bytes_max, lane_bytes_max: u64::MAX };
     let wanted = || !service.is_stopping() && Instant::now() < deadline;
     let name = spot.host_path.file_name().unwrap_or_default();
-    let subject = Subject { name, finder: None, blocks: false };
+    let policy = service.settings.secrets;
+    let finder = spot.workspace.as_ref().and_then(|id| service.finder_of(owner, id));
+    let blocks = policy == SecretPolicy::Block;
+    let subject = Subject { name, finder: finder.as_deref(), blocks };
     let mut buffer = Vec::new();
     for _ in 0..COPY_TRIES {
         match copy(file, batch, limits, subject, &mut buffer, &wanted) {
             Ok(Copied::Stable(content)) => {
+                let (digest, by_name) = (content.examined.digest, VirtualPath::parse(name).ok());
+                let rule = match (&spot.place, &by_name) {
+                    (Some((_, mount, path)), _) => service.rules.rule_for(Some(mount), path),
+                    (None, Some(name)) => service.rules.rule_for(None, name),
+                    (None, None) => None,
+                };
+                let learned = learn(service, name, rule, content.examined, finder.as_deref());
+                if let Some(first) = learned.secrets.found.first() {
+                    tracing::warn!(path, secret = %first.secret, encoding = first.encoding, count = learned.secrets.found.len(), ?policy, "a secret stands in a registered file");
+                }
                 return Ok(DeclaredContent {
-                    digest: content.examined.digest,
+                    digest,
                     size: content.size,
                     kept: content.kept,
-                    artifact_type: detect(subject.name, &content.examined.head).artifact_type,
+                    artifact_type: learned.artifact_type,
+                    suspected: learned.suspected,
+                    mime: learned.mime,
+                    metadata: learned.metadata,
+                    secrets: learned.secrets,
                 });
             }
             Ok(Copied::NotAFile) => return Err(bad(format!("{path} is not a regular file"))),

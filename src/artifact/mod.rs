@@ -25,6 +25,7 @@ mod inputs;
 pub mod inspect;
 mod instance;
 mod journal;
+mod learn;
 mod life;
 mod lineage;
 mod locate;

@@ -5,15 +5,14 @@
 //! timer does. Nothing is forgotten before its row is durable: whatever fails comes up again.
 
 use super::copy::{Copied, CopyError, Limits, Subject, copy};
-use super::detect::{Detected, detect};
 use super::input_digests;
+use super::learn::learn;
 use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::schedule::{Job, Lane, Need, Postponed};
-use super::secrets::{mask_command, search};
+use super::secrets::mask_command;
 use super::service::Service;
 use super::watch::{Pulse, Role};
 use crate::config::SecretPolicy;
-use crate::model::artifact::ArtifactType;
 use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
 use jiff::Timestamp;
 use std::fs::File;
@@ -207,22 +206,13 @@ fn prepare(
     };
     match copy(&file, batch, limits, subject, buffer, &wanted) {
         Ok(Copied::Stable(content)) => {
-            let examined = content.examined;
+            let digest = content.examined.digest;
             // Whoever reads the file as it is needs no other look at its bytes.
-            service.inputs.learn(content.read, examined.digest);
-            let Detected { mut artifact_type, mut suspected, mime } =
-                detect(subject.name, &examined.head);
-            let mut metadata = examined.metadata;
-            if let Some(rule) = service.rules.rule_for(&mount.name, &place.path) {
-                if let Some(name) = &rule.artifact_type {
-                    // The user knows better than name and bytes.
-                    (artifact_type, suspected) = (ArtifactType::new(name.as_str()), None);
-                }
-                metadata.extend(rule.metadata.clone());
-            }
-            let secrets = search(finder.as_deref(), examined.found, policy);
-            if let Some(first) = secrets.found.first() {
-                tracing::warn!(path = ?place.path, workspace = %job.workspace.id, secret = %first.secret, encoding = first.encoding, count = secrets.found.len(), ?policy, "a secret stands in a written file");
+            service.inputs.learn(content.read, digest);
+            let rule = service.rules.rule_for(Some(&mount.name), &place.path);
+            let learned = learn(service, subject.name, rule, content.examined, finder.as_deref());
+            if let Some(first) = learned.secrets.found.first() {
+                tracing::warn!(path = ?place.path, workspace = %job.workspace.id, secret = %first.secret, encoding = first.encoding, count = learned.secrets.found.len(), ?policy, "a secret stands in a written file");
             }
             let mut version = Box::new(NewVersion {
                 owner_uid: job.workspace.owner_uid,
@@ -238,16 +228,16 @@ fn prepare(
                 graph_id: job.run.as_ref().and_then(|run| run.graph_id.clone()),
                 node_id: job.run.as_ref().and_then(|run| run.node_id.clone()),
                 writer: job.writer.as_ref().map(|writer| writer.process.clone()),
-                artifact_type,
-                suspected,
-                mime: mime.map(str::to_owned),
+                artifact_type: learned.artifact_type,
+                suspected: learned.suspected,
+                mime: learned.mime,
                 size: content.size,
-                digest: examined.digest,
+                digest,
                 content_kept: content.kept,
                 stamp: Some(content.stamp),
                 closes: job.closes.max(1),
-                metadata,
-                secrets,
+                metadata: learned.metadata,
+                secrets: learned.secrets,
                 inputs,
                 captured_at: Timestamp::now(),
                 path: place.path,

@@ -53,7 +53,7 @@ impl Rules {
 
     /// Whether a file with this path is left alone.
     pub fn ignores(&self, mount: &MountName, path: &VirtualPath) -> bool {
-        let said = self.rule_for(mount, path).and_then(|rule| rule.ignore);
+        let said = self.rule_for(Some(mount), path).and_then(|rule| rule.ignore);
         path.name().is_none() || said.unwrap_or_else(|| self.ignored.matches(path))
     }
 
@@ -63,11 +63,11 @@ impl Rules {
         !wanted && self.ignored.directories.is_match(name)
     }
 
-    /// The user's rule for a file.
-    pub fn rule_for(&self, mount: &MountName, path: &VirtualPath) -> Option<&Rule> {
+    /// The user's rule for a file; outside of every mount point, where its name alone is looked at, for none of a mount.
+    pub fn rule_for(&self, mount: Option<&MountName>, path: &VirtualPath) -> Option<&Rule> {
         let mut rules = self.user.iter();
         let found = rules.find(|(patterns, rule)| {
-            rule.mount.as_ref().is_none_or(|wanted| wanted == mount) && patterns.matches(path)
+            rule.mount.as_ref().is_none_or(|wanted| Some(wanted) == mount) && patterns.matches(path)
         });
         found.map(|(_, rule)| rule)
     }
@@ -192,8 +192,10 @@ mod tests {
         assert!(ignores("output", "a/cache/x") && !ignores("data", "a/cache/x"));
         assert!(ignores("output", "scratch/x/y") && !ignores("output", "a/scratch/x"));
         assert!(!ignores("output", "w.bin"), "the rule that comes first says nothing of ignoring");
-        let found = rules
-            .rule_for(&"data".parse().expect("name"), &VirtualPath::parse("w.bin").expect("path"));
+        let found = rules.rule_for(
+            Some(&"data".parse().expect("name")),
+            &VirtualPath::parse("w.bin").expect("path"),
+        );
         let named = found.and_then(|rule| rule.artifact_type.as_ref()).map(ToString::to_string);
         assert_eq!(named.as_deref(), Some("model"));
     }

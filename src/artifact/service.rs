@@ -15,7 +15,7 @@ use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
 use super::secrets::SecretSource;
 use super::settings::Settings;
 use super::watch::Watch;
-use crate::model::id::MountName;
+use crate::model::id::{MountName, WorkspaceId};
 use crate::model::path::VirtualPath;
 use crate::secret::find::Finder;
 use crate::storage::{BlobStore, Catalog};
@@ -145,6 +145,14 @@ impl Service {
     /// What is looked for in a workspace's files; nothing when its secrets are not known.
     pub fn finder(&self, workspace: u32) -> Option<Arc<Finder>> {
         self.secrets(workspace).map(|secrets| secrets.finder())
+    }
+
+    /// What is looked for in what somebody sends to a workspace; nothing when its secrets are not known.
+    pub fn finder_of(&self, owner: u32, id: &WorkspaceId) -> Option<Arc<Finder>> {
+        let mut called = self.state().workspaces_called(owner, id);
+        // The latest of that name is the one that exists.
+        called.sort_unstable();
+        called.into_iter().rev().find_map(|number| self.finder(number))
     }
 
     /// What is masked in texts about a workspace's files.

@@ -3,7 +3,7 @@
 //! The second half of the catalog's contract. Every change is one transaction and writes its [`Event`]s in the same one.
 //! What is refused is refused before anything of it was written.
 
-use super::{CatalogError, Metadata, VersionRow};
+use super::{CatalogError, Metadata, SecretSearch, VersionRow};
 use crate::model::artifact::{ArtifactState, ArtifactType, Author};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, MountName, RunId, WorkspaceId};
@@ -11,6 +11,7 @@ use crate::model::names::{Alias, Label, Tag};
 use crate::model::path::VirtualPath;
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Most metadata of one version, as JSON text. Every list of artifacts carries it.
 pub const METADATA_BYTES_MAX: usize = 64 << 10;
@@ -99,13 +100,17 @@ pub struct Amendment {
     pub ready: bool,
 }
 
-/// A stable copy that somebody sent.
+/// A stable copy that somebody sent, and what was learned from it.
 #[derive(Debug, Clone)]
 pub struct DeclaredContent {
     pub digest: Digest,
     pub size: u64,
     pub kept: bool,
     pub artifact_type: ArtifactType,
+    pub suspected: Option<ArtifactType>,
+    pub mime: Option<String>,
+    pub metadata: Metadata,
+    pub secrets: SecretSearch,
 }
 
 /// A file that somebody registers.
@@ -340,6 +345,30 @@ fn nothing(new: &Declaration) -> Refusal {
 /// The amendment of a version that a declaration is about.
 pub(super) fn declared_over(new: &Declaration) -> Amendment {
     Amendment { ready: !new.held, content: new.content.clone(), ..new.amendment.clone() }
+}
+
+/// The metadata under a patch: what a user said of the version before what its content says.
+pub(super) fn metadata_under(
+    row: Option<&VersionRow>,
+    content: Option<&DeclaredContent>,
+) -> Metadata {
+    let mut metadata = content.map(|content| content.metadata.clone()).unwrap_or_default();
+    metadata.extend(row.map(|row| row.metadata.clone()).unwrap_or_default());
+    metadata
+}
+
+/// The content that a change gives to a version: to one that is held.
+pub(super) fn content_for<'a>(
+    row: &VersionRow,
+    amendment: &'a Amendment,
+) -> Option<&'a DeclaredContent> {
+    amendment.content.as_ref().filter(|_| row.held_open())
+}
+
+/// What a `quarantined` event tells.
+pub(super) fn quarantine(search: &SecretSearch) -> Value {
+    let secrets: BTreeSet<&str> = search.found.iter().map(|found| found.secret.as_str()).collect();
+    serde_json::json!({ "secrets": secrets })
 }
 
 pub(super) fn declared_type(new: &Declaration) -> ArtifactType {

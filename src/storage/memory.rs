@@ -6,13 +6,13 @@ mod life;
 mod lineage;
 mod view;
 
-use super::life::next_state;
+use super::life::{next_state, quarantine};
 use super::lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
 use super::view::ViewCatalog;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
-    Life, NewVersion, PlaceError, Placed, Registered, SecretFinding, Selected, Stamp, VersionPage,
-    VersionRow, Wanted, Which,
+    Life, NewVersion, PlaceError, Placed, Registered, SecretFinding, SecretSearch, Selected, Stamp,
+    VersionPage, VersionRow, Wanted, Which,
 };
 use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
@@ -186,7 +186,7 @@ impl Tables {
             {
                 let number = row.number;
                 self.note_production(new.run, latest, new.inputs);
-                self.note_secrets(new, latest);
+                self.note_secrets(&new.secrets, latest, &Author::Belljar);
                 return Registered::Unchanged(number);
             }
         }
@@ -234,16 +234,21 @@ impl Tables {
             deleted_at: None,
             swept_at: None,
         });
-        self.note_secrets(new, self.rows.len() - 1);
         let position = self.rows.len() - 1;
         let kind = if number == 1 { "created" } else { "version" };
         self.tell(position, kind, &new.author(), json!({ "state": ArtifactState::Ready }));
+        self.note_secrets(&new.secrets, position, &Author::Belljar);
         Registered::Version(number)
     }
 
-    pub(super) fn note_secrets(&mut self, new: &NewVersion, position: usize) {
+    pub(super) fn note_secrets(
+        &mut self,
+        secrets: &SecretSearch,
+        position: usize,
+        author: &Author,
+    ) {
         let row = &mut self.rows[position];
-        for found in &new.secrets.found {
+        for found in &secrets.found {
             let same = |known: &SecretFinding| {
                 known.secret == found.secret && known.encoding == found.encoding
             };
@@ -252,7 +257,9 @@ impl Tables {
             }
         }
         row.secrets_found.sort();
-        row.quarantined |= new.secrets.quarantined;
+        if secrets.quarantined && !std::mem::replace(&mut row.quarantined, true) {
+            self.tell(position, "quarantined", author, quarantine(secrets));
+        }
     }
 
     fn matches(&self, position: usize, owner: Option<u32>, filter: &Filter) -> bool {

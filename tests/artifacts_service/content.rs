@@ -3,14 +3,16 @@
 use super::world::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use belljar::artifact::{Artifacts, Error, SecretSource, Settings};
+use belljar::artifact::declare::{Patience, Registration};
+use belljar::artifact::{Artifacts, Error, SecretSource, Settings, Voice};
 use belljar::config::SecretPolicy;
 use belljar::config::rules::Rule;
-use belljar::model::artifact::SecretScan;
+use belljar::model::artifact::{Author, SecretScan};
 use belljar::secret::SecretValue;
 use belljar::secret::encoding::Extent;
 use belljar::secret::find::Finder;
 use belljar::wire::artifact::Artifact;
+use belljar::wire::life::EventQuery;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -215,4 +217,67 @@ fn a_secret_that_becomes_known_later_closes_what_was_kept_before() {
     let all = versions(&artifacts);
     assert_eq!((all.len(), all[0].quarantined, found(&all[0]).len()), (1, true, 1));
     shutdown(artifacts);
+}
+
+/// Registers a file of the host by an open descriptor.
+fn send(artifacts: &Artifacts, path: &Path, workspace: Option<&str>) -> Artifact {
+    let bytes = path.to_str().expect("text");
+    let item = json!({ "path": bytes, "workspace": workspace });
+    let registration = Registration {
+        path: path.to_owned(),
+        file: Some(std::fs::File::open(path).expect("open")),
+        item: serde_json::from_value(item).expect("legal"),
+    };
+    let voice = Voice { owner: Some(UID), author: Author::User(UID), scope: None };
+    let registered = artifacts.register(UID, &voice, None, vec![registration], Patience(soon()));
+    registered.expect("register").remove(0).expect("registered")
+}
+
+#[test]
+fn what_is_sent_is_examined_like_what_is_captured() {
+    for policy in [SecretPolicy::Warn, SecretPolicy::Quarantine, SecretPolicy::Block] {
+        let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+        let elsewhere = tempdir().expect("a directory outside of every mount point");
+        let rule = json!({"match": "weights.csv", "type": "model", "metadata": {"team": 1}});
+        let in_mount = json!({"match": "*.csv", "mount": "output", "type": "report"});
+        let artifacts = open_with(state.path(), |settings| {
+            settings.secrets = policy;
+            settings.rules =
+                [rule, in_mount].map(|r| serde_json::from_value(r).expect("legal")).into();
+        });
+        let workspace = Workspace::attach(&artifacts, "w", output.path());
+        workspace.set_secrets(secrets(&[("TOKEN", SECRET)]));
+        let file = |name: &str, bytes: &[u8]| {
+            let path = elsewhere.path().join(name);
+            std::fs::write(&path, bytes).expect("write");
+            path
+        };
+        let table = send(&artifacts, &file("table.csv", b"x,y\n1,2\n"), None);
+        assert_eq!(
+            (table.artifact_type.as_str(), table.mime.as_deref()),
+            ("data", Some("text/csv"))
+        );
+        assert_eq!((&table.metadata["rows"], &table.metadata["columns"]), (&json!(1), &json!(2)));
+        assert_eq!(table.secret_scan, Some(SecretScan::Unavailable));
+        let page = send(&artifacts, &file("page.png", b"<!DOCTYPE html><p>502"), None);
+        assert_eq!(page.suspected_type.map(|t| t.to_string()).as_deref(), Some("report"));
+        let weights = send(&artifacts, &file("weights.csv", b"x,y\n1,2\n"), None);
+        let said = (weights.artifact_type.as_str(), &weights.metadata["team"]);
+        assert_eq!(said, ("model", &json!(1)));
+        // The workspace that is named is the one whose secrets are looked for.
+        let leak = send(&artifacts, &file("leak.txt", SECRET), Some("w"));
+        assert_eq!(found(&leak), [("TOKEN".to_owned(), "raw".to_owned(), 0)]);
+        let closed = policy != SecretPolicy::Warn;
+        assert_eq!((leak.quarantined, leak.content_kept), (closed, policy != SecretPolicy::Block));
+        // What lies below a mount point is searched for that workspace's without being told to.
+        let inside = output.path().join("inside.txt");
+        std::fs::write(&inside, SECRET).expect("write");
+        assert_eq!(found(&send(&artifacts, &inside, None)).len(), 1);
+        let kept = files_with(state.path(), SECRET);
+        assert_eq!(kept, usize::from(policy != SecretPolicy::Block), "{policy:?}");
+        let events = artifacts.events(None, None, &EventQuery::default()).expect("events");
+        let told = events.events.iter().filter(|event| event.kind == "quarantined").count();
+        assert_eq!(told, if closed { 2 } else { 0 });
+        shutdown(artifacts);
+    }
 }

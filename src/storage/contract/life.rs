@@ -16,6 +16,10 @@ fn content(text: &str) -> DeclaredContent {
         size: text.len() as u64,
         kept: true,
         artifact_type: ArtifactType::new("data"),
+        suspected: None,
+        mime: None,
+        metadata: Metadata::new(),
+        secrets: SecretSearch::default(),
     }
 }
 

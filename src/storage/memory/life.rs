@@ -9,7 +9,7 @@ use crate::storage::life::{
     self, Amendment, Declaration, DeclaredContent, Event, EventFilter, Life, NAMES_MAX, Placement,
     Refusal, Wanted, merge_metadata,
 };
-use crate::storage::{CatalogError, Metadata, NewVersion, VersionRow, Which};
+use crate::storage::{CatalogError, NewVersion, VersionRow, Which};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -61,6 +61,8 @@ impl Tables {
         let row = &mut self.rows[position];
         (row.size, row.digest, row.content_kept) =
             (content.size, Some(content.digest), content.kept);
+        row.suspected.clone_from(&content.suspected);
+        row.secret_scan = Some(content.secrets.outcome);
         if old != Some(content.digest) {
             self.look_again(old);
         }
@@ -73,11 +75,13 @@ impl Tables {
             size: new.size,
             kept: new.content_kept,
             artifact_type: new.artifact_type.clone(),
+            suspected: new.suspected.clone(),
+            mime: new.mime.clone(),
+            metadata: new.metadata.clone(),
+            secrets: new.secrets.clone(),
         };
         self.fill(position, &content);
-        self.note_secrets(new, position);
         let row = &mut self.rows[position];
-        row.secret_scan = Some(new.secrets.outcome);
         row.closes += new.closes;
         row.workspace = Some(new.workspace.clone());
         row.place = Some((new.mount.clone(), new.path.clone()));
@@ -85,13 +89,13 @@ impl Tables {
         row.graph_id = row.graph_id.take().or_else(|| new.graph_id.clone());
         row.node_id = row.node_id.take().or_else(|| new.node_id.clone());
         row.writer.clone_from(&new.writer);
-        row.suspected.clone_from(&new.suspected);
         row.mime = row.mime.take().or_else(|| new.mime.clone());
         let mut metadata = new.metadata.clone();
         metadata.append(&mut row.metadata);
         row.metadata = metadata;
         row.updated_at = new.captured_at;
         self.tell(position, "updated", &new.author(), json!({ "content": new.digest }));
+        self.note_secrets(&new.secrets, position, &Author::Belljar);
     }
 
     /// Whether the amendment may be made, to a version of this owner's artifact; `row` is nothing for one to come.
@@ -136,10 +140,12 @@ impl Tables {
         if count(row.map(|row| row.tags.clone()).unwrap_or_default(), tags, removed) > NAMES_MAX {
             return Err(Refusal::TooMany { what: "tags of a version" });
         }
-        let empty = Metadata::new();
-        let metadata = row.map_or(&empty, |row| &row.metadata);
         if let Some(patch) = &amendment.metadata {
-            merge_metadata(metadata, patch)?;
+            let content = match row {
+                Some(row) => life::content_for(row, amendment),
+                None => amendment.content.as_ref(),
+            };
+            merge_metadata(&life::metadata_under(row, content), patch)?;
         }
         let number = row.map(|row| row.number);
         if let (Some(parent), Some(id)) = (amendment.parent, id) {
@@ -181,6 +187,11 @@ impl Tables {
         }
         let row = &mut self.rows[position];
         let before = row.clone();
+        let content = life::content_for(&before, amendment);
+        if let Some(content) = content {
+            row.metadata = life::metadata_under(Some(&before), Some(content));
+            row.mime = row.mime.take().or_else(|| content.mime.clone());
+        }
         row.artifact_type = amendment.artifact_type.clone().unwrap_or(row.artifact_type.clone());
         row.mime = amendment.mime.clone().or(row.mime.take());
         row.graph_id = amendment.graph_id.clone().or(row.graph_id.take());
@@ -199,10 +210,11 @@ impl Tables {
             let detail = life::changes(&before, &self.rows[position]);
             self.tell(position, "updated", author, Value::Object(detail));
         }
-        if let Some(content) = &amendment.content
-            && self.rows[position].held_open()
-        {
+        if let Some(content) = content {
             self.fill(position, content);
+        }
+        if let Some(content) = &amendment.content {
+            self.note_secrets(&content.secrets, position, author);
         }
         if amendment.ready && self.rows[position].held_open() {
             self.rows[position].held = false;
@@ -220,12 +232,12 @@ impl Tables {
         let row = latest.map(|latest| &self.rows[latest]);
         if life::amends(row, new)? {
             let position = latest.expect("only a version can be amended");
-            self.check(new.owner_uid, known, Some(&self.rows[position]), &new.amendment)?;
             let amendment = life::declared_over(new);
+            self.check(new.owner_uid, known, Some(&self.rows[position]), &amendment)?;
             self.apply(position, &amendment, author, new.at);
             return Ok(self.shown(position));
         }
-        self.check(new.owner_uid, known, None, &new.amendment)?;
+        self.check(new.owner_uid, known, None, &life::declared_over(new))?;
         let of_artifact = self.rows.iter().filter(|row| Some(row.id) == known);
         let number = of_artifact.map(|row| row.number).max().unwrap_or(0) + 1;
         let (workspace, place) = match new.place.clone() {
@@ -251,19 +263,19 @@ impl Tables {
             node_id: None,
             writer: None,
             artifact_type: life::declared_type(new),
-            suspected: None,
-            mime: None,
+            suspected: content.and_then(|content| content.suspected.clone()),
+            mime: content.and_then(|content| content.mime.clone()),
             state,
             held: new.held,
             pinned: false,
             quarantined: false,
-            secret_scan: None,
+            secret_scan: content.map(|content| content.secrets.outcome),
             secrets_found: Vec::new(),
             size: content.map_or(0, |content| content.size),
             digest: content.map(|content| content.digest),
             content_kept: content.is_some_and(|content| content.kept),
             closes: u64::from(content.is_some()),
-            metadata: Metadata::new(),
+            metadata: life::metadata_under(None, content),
             created_at: new.at,
             updated_at: new.at,
             deleted_at: None,
@@ -273,6 +285,9 @@ impl Tables {
         self.produced.extend(new.run.map(|run| (run, position)));
         let kind = if number == 1 { "created" } else { "version" };
         self.tell(position, kind, author, json!({ "state": state }));
+        if let Some(content) = content {
+            self.note_secrets(&content.secrets, position, author);
+        }
         let amendment = Amendment { ready: false, content: None, ..new.amendment.clone() };
         self.apply(position, &amendment, author, new.at);
         Ok(self.shown(position))

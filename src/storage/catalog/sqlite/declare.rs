@@ -8,7 +8,7 @@ use crate::model::id::ArtifactId;
 use crate::storage::life::{self, Amendment, Declaration};
 use crate::storage::{CatalogError, VersionRow, Which};
 use rusqlite::params;
-use serde_json::json;
+use serde_json::{Value, json};
 
 impl Change<'_> {
     pub fn declare(&self, new: &Declaration) -> Outcome<VersionRow> {
@@ -20,7 +20,7 @@ impl Change<'_> {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let amended = row.filter(|_| amends);
-        if let Err(refusal) = self.check(new.owner_uid, id, amended, &new.amendment)? {
+        if let Err(refusal) = self.check(new.owner_uid, id, amended, &life::declared_over(new))? {
             return Ok(Err(refusal));
         }
         let (id, number) = match (&latest, amends) {
@@ -54,9 +54,9 @@ impl Change<'_> {
         let state = if new.held { ArtifactState::Creating } else { ArtifactState::Ready };
         self.execute(
             "INSERT INTO version (artifact, owner_uid, number, parent, origin, type, state, held, size, digest, content_kept, \
-                 closes, workspace, mount, path, run, created_at, updated_at) \
+                 closes, workspace, mount, path, run, suspected, mime, metadata, secret_scan, created_at, updated_at) \
              SELECT pk, owner_uid, coalesce((SELECT max(number) FROM version WHERE artifact = artifact.pk), 0) + 1, ?2, ?3, ?4, \
-                 ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15 FROM artifact WHERE id = ?1",
+                 ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?19 FROM artifact WHERE id = ?1",
             params![
                 bytes,
                 latest.map(|row| integer(row.number)),
@@ -72,6 +72,10 @@ impl Change<'_> {
                 new.place.as_ref().map(|(_, mount, _)| mount.as_str()),
                 new.place.as_ref().map(|(_, _, path)| path.as_bytes()),
                 new.run.as_ref().map(|run| *run.as_uuid().as_bytes()),
+                content.and_then(|content| content.suspected.as_ref()).map(|of_type| of_type.as_str()),
+                content.and_then(|content| content.mime.as_deref()),
+                Value::Object(life::metadata_under(None, content)).to_string(),
+                content.map(|content| content.secrets.outcome.as_str()),
                 at
             ],
         )?;
@@ -93,6 +97,9 @@ impl Change<'_> {
         };
         let kind = if row.number == 1 { "created" } else { "version" };
         self.tell(&row, kind, &json!({ "state": state }))?;
+        if let Some(content) = content {
+            self.note_secrets(pk, &row, content)?;
+        }
         let amendment = Amendment { content: None, ready: false, ..new.amendment.clone() };
         self.apply(pk, &row, &amendment)?;
         Ok((id, row.number))

@@ -1,5 +1,6 @@
 //! The life of versions in SQLite: each change in one transaction, with its events.
 
+use super::register::note_secrets;
 use super::row::{COLUMNS, find, select};
 use super::{SqliteCatalog, integer, lock, sql};
 use crate::model::artifact::{ArtifactState, Author};
@@ -76,6 +77,11 @@ impl Change<'_> {
     ) -> Result<(), CatalogError> {
         self.rename(pk, before, amendment)?;
         let mut row = before.clone();
+        let content = life::content_for(before, amendment);
+        if let Some(content) = content {
+            row.metadata = life::metadata_under(Some(before), Some(content));
+            row.mime = row.mime.or_else(|| content.mime.clone());
+        }
         if let Some(artifact_type) = &amendment.artifact_type {
             row.artifact_type = artifact_type.clone();
         }
@@ -105,10 +111,13 @@ impl Change<'_> {
         if !changes.is_empty() {
             self.tell(before, "updated", &Value::Object(changes))?;
         }
-        if let Some(content) = amendment.content.as_ref().filter(|_| before.held_open()) {
+        if let Some(content) = content {
             self.fill(pk, before, content)?;
             row.digest = Some(content.digest);
             row.content_kept = content.kept;
+        }
+        if let Some(content) = &amendment.content {
+            self.note_secrets(pk, before, content)?;
         }
         if amendment.ready && before.held_open() {
             self.move_to(pk, &row, ArtifactState::Ready)?;
@@ -183,16 +192,33 @@ impl Change<'_> {
         content: &DeclaredContent,
     ) -> Result<(), CatalogError> {
         self.execute(
-            "UPDATE version SET digest = ?, size = ?, content_kept = ?, updated_at = ? WHERE pk = ?",
+            "UPDATE version SET digest = ?, size = ?, content_kept = ?, suspected = ?, secret_scan = ?, updated_at = ? \
+             WHERE pk = ?",
             params![
                 content.digest.as_bytes(),
                 integer(content.size),
                 content.kept,
+                content.suspected.as_ref().map(|suspected| suspected.as_str()),
+                content.secrets.outcome.as_str(),
                 self.at.as_microsecond(),
                 pk
             ],
         )?;
         self.look_again(row.digest.filter(|old| *old != content.digest))
+    }
+
+    pub fn note_secrets(
+        &self,
+        pk: i64,
+        row: &VersionRow,
+        content: &DeclaredContent,
+    ) -> Result<(), CatalogError> {
+        let closed =
+            note_secrets(self.transaction, &content.secrets, pk).map_err(sql(self.doing))?;
+        if closed {
+            self.tell(row, "quarantined", &life::quarantine(&content.secrets))?;
+        }
+        Ok(())
     }
 
     /// Whether the amendment may be made; `row` is nothing for a version to come.
@@ -230,8 +256,11 @@ impl Change<'_> {
             }
         }
         if let Some(patch) = &amendment.metadata {
-            let empty = Metadata::new();
-            if let Err(refusal) = merge_metadata(row.map_or(&empty, |row| &row.metadata), patch) {
+            let content = match row {
+                Some(row) => life::content_for(row, amendment),
+                None => amendment.content.as_ref(),
+            };
+            if let Err(refusal) = merge_metadata(&life::metadata_under(row, content), patch) {
                 return Ok(Err(refusal));
             }
         }

@@ -3,10 +3,11 @@
 use super::life::{look_again, tell};
 use super::lineage::note_production;
 use super::{integer, seen};
-use crate::model::artifact::{ArtifactState, Origin};
+use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
-use crate::storage::{NewVersion, Registered};
+use crate::storage::life::quarantine;
+use crate::storage::{NewVersion, Registered, SecretSearch};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::json;
 
@@ -58,7 +59,7 @@ pub(super) fn register(
     {
         note_producer(transaction, new, known.version)?;
         seen::note(transaction, known.artifact, new.stamp.as_ref())?;
-        note_secrets(transaction, new, known.version)?;
+        close_leaky(transaction, new, known.version, known.id, known.number)?;
         return Ok(Registered::Unchanged(known.number.unsigned_abs()));
     }
     if let Some(known) = known.as_ref().filter(|known| known.held_open) {
@@ -128,14 +129,13 @@ pub(super) fn register(
         ])?;
     let version = transaction.last_insert_rowid();
     note_producer(transaction, new, version)?;
-    note_secrets(transaction, new, version)?;
     seen::note(transaction, artifact, new.stamp.as_ref())?;
-    let number = number.unsigned_abs();
     let kind = if number == 1 { "created" } else { "version" };
     let detail = json!({ "state": ArtifactState::Ready });
     let told = (kind, &new.author(), &detail);
-    tell(transaction, new.captured_at, new.owner_uid, id, number, told)?;
-    Ok(Registered::Version(number))
+    tell(transaction, new.captured_at, new.owner_uid, id, number.unsigned_abs(), told)?;
+    close_leaky(transaction, new, version, id, number)?;
+    Ok(Registered::Version(number.unsigned_abs()))
 }
 
 /// What is captured under a held version is that version's content, until somebody says READY. What its user said of it stays.
@@ -178,17 +178,37 @@ fn capture_into(
             new.captured_at.as_microsecond(),
             new.secrets.outcome.as_str()
         ])?;
-    note_secrets(transaction, new, known.version)?;
     look_again(transaction, known.digest.filter(|old| *old != new.digest))?;
     let detail = json!({ "content": new.digest });
     let told = ("updated", &new.author(), &detail);
     let number = known.number.unsigned_abs();
-    tell(transaction, new.captured_at, new.owner_uid, known.id, number, told)
+    tell(transaction, new.captured_at, new.owner_uid, known.id, number, told)?;
+    close_leaky(transaction, new, known.version, known.id, known.number)
 }
 
-/// Adds what was found to a version; a secret may have been known later than the content.
-fn note_secrets(transaction: &Transaction, new: &NewVersion, version: i64) -> rusqlite::Result<()> {
-    for found in &new.secrets.found {
+/// Notes what was found in a captured content, and tells when that closed the version.
+fn close_leaky(
+    transaction: &Transaction,
+    new: &NewVersion,
+    version: i64,
+    id: ArtifactId,
+    number: i64,
+) -> rusqlite::Result<()> {
+    if note_secrets(transaction, &new.secrets, version)? {
+        let detail = quarantine(&new.secrets);
+        let told = ("quarantined", &Author::Belljar, &detail);
+        tell(transaction, new.captured_at, new.owner_uid, id, number.unsigned_abs(), told)?;
+    }
+    Ok(())
+}
+
+/// Adds what was found to a version; a secret may have been known later than the content. Answers whether that closed it.
+pub(super) fn note_secrets(
+    transaction: &Transaction,
+    secrets: &SecretSearch,
+    version: i64,
+) -> rusqlite::Result<bool> {
+    for found in &secrets.found {
         transaction
             .prepare_cached(
                 "INSERT OR IGNORE INTO finding (version, secret, encoding, position) VALUES (?, ?, ?, ?)",
@@ -200,12 +220,13 @@ fn note_secrets(transaction: &Transaction, new: &NewVersion, version: i64) -> ru
                 integer(found.position)
             ])?;
     }
-    if new.secrets.quarantined {
-        transaction
-            .prepare_cached("UPDATE version SET quarantined = 1 WHERE pk = ?")?
-            .execute([version])?;
+    if !secrets.quarantined {
+        return Ok(false);
     }
-    Ok(())
+    let closed = transaction
+        .prepare_cached("UPDATE version SET quarantined = 1 WHERE pk = ? AND quarantined = 0")?
+        .execute([version])?;
+    Ok(closed > 0)
 }
 
 fn note_producer(
