@@ -45,7 +45,7 @@ pub struct Scanned {
     pub files: u64,
     /// Those that changed and were put on their way.
     pub found: u64,
-    /// Directories that could not be looked into.
+    /// Directories that could not be looked into, those that are too deep included.
     pub refused: u64,
 }
 
@@ -77,6 +77,8 @@ struct Scan<'a> {
     /// Microseconds since 1970.
     since: i64,
     keys: u64,
+    /// That directories are too deep is said once.
+    was_deep: bool,
     done: Scanned,
 }
 
@@ -101,8 +103,9 @@ pub(super) fn scan(service: &Service, workspace: u32, since: i64) -> Result<Scan
     let Some(workspace) = service.state().workspace(workspace).cloned() else {
         return Ok(Scanned::default());
     };
+    let done = Scanned::default();
     let mut scan =
-        Scan { service, workspace: workspace.clone(), since, keys: 0, done: Scanned::default() };
+        Scan { service, workspace: workspace.clone(), since, keys: 0, was_deep: false, done };
     for (mount, position) in workspace.mounts.iter().zip(0..).filter(|(mount, _)| mount.artifacts) {
         scan.mount(mount, position)?;
     }
@@ -129,10 +132,11 @@ impl Scan<'_> {
                 return Err(ScanError::Stopping);
             }
             if let Some(name) = level.below.pop() {
-                let deep = levels.len() >= DEPTH_MAX;
-                match self.enter(levels.last().expect("just seen"), &name, device) {
-                    Some(below) if !deep => levels.push(below),
-                    Some(_) | None => {}
+                if levels.len() >= DEPTH_MAX {
+                    self.refuse_depth(levels.last().expect("just seen"));
+                } else {
+                    let above = levels.last().expect("just seen");
+                    levels.extend(self.enter(above, &name, device));
                 }
                 continue;
             }
@@ -158,6 +162,14 @@ impl Scan<'_> {
             std::thread::sleep(started.elapsed().min(Duration::from_secs(1)));
         }
         Ok(())
+    }
+
+    /// There are directories below one that is as deep as a scan goes.
+    fn refuse_depth(&mut self, above: &Level) {
+        self.done.refused += 1;
+        if !std::mem::replace(&mut self.was_deep, true) {
+            tracing::warn!(path = ?above.path, workspace = %self.workspace.id, levels = DEPTH_MAX, "directories are too deep to be scanned; what changes there is found when it is written through the workspace");
+        }
     }
 
     /// A directory below another; nothing where it is gone, on another file system or closed to the owner.

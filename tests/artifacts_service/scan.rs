@@ -1,10 +1,11 @@
 //! What is written past the file system is found by a scan, and by nothing else.
 
 use crate::world::*;
-use belljar::artifact::{Artifacts, Scanned, Settings};
+use belljar::artifact::{Artifacts, AttachedMount, AttachedWorkspace, Scanned, Settings};
 use belljar::model::artifact::ScanPolicy;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::tempdir;
 
@@ -184,4 +185,93 @@ fn a_setting_says_when_to_scan() {
         workspace.forget();
         shutdown(artifacts);
     }
+}
+
+#[test]
+fn directories_that_are_too_deep_are_counted_as_refused() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let artifacts = open(state.path());
+    let _workspace = Workspace::attach(&artifacts, "w", output.path());
+    let mut deep = output.path().to_owned();
+    for level in 1..=260 {
+        deep.push("d");
+        fs::create_dir(&deep).expect("mkdir");
+        if level == 255 || level == 256 {
+            fs::write(deep.join("f"), b"on the host").expect("write");
+        }
+    }
+    let scanned = artifacts.scan(Some(UID), None).expect("scan");
+    assert_eq!(scanned, Scanned { files: 1, found: 1, refused: 1 });
+    shutdown(artifacts);
+}
+
+/// A memory file system over a directory, for as long as it is held.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn over(path: PathBuf) -> Self {
+        fs::create_dir(&path).expect("mkdir");
+        let kind = Some("tmpfs");
+        nix::mount::mount(kind, &path, kind, nix::mount::MsFlags::empty(), None::<&str>)
+            .expect("mount a tmpfs: this test needs root");
+        Self(path)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_scan_stays_on_its_file_system() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let artifacts = open(state.path());
+    let _workspace = Workspace::attach(&artifacts, "w", output.path());
+    let mount = Mount::over(output.path().join("other"));
+    fs::write(mount.0.join("f"), b"of another file system").expect("write");
+    fs::write(output.path().join("f"), b"of this one").expect("write");
+    let scanned = artifacts.scan(Some(UID), None).expect("scan");
+    assert_eq!(scanned, Scanned { files: 1, found: 1, refused: 0 });
+    drop(mount);
+    shutdown(artifacts);
+}
+
+#[test]
+fn a_scan_looks_into_nothing_that_is_closed_to_the_owner() {
+    assert!(nix::unistd::geteuid().is_root(), "this test acts as another user: run it as root");
+    const OWNER: u32 = 12_345;
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let artifacts = open(state.path());
+    let give = |path: &Path, owner: u32, mode: u32| {
+        std::os::unix::fs::chown(path, Some(owner), Some(owner)).expect("chown");
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
+    };
+    give(output.path(), OWNER, 0o755);
+    let metadata = fs::metadata(output.path()).expect("stat");
+    let attached = AttachedWorkspace {
+        id: "w".parse().expect("id"),
+        owner_uid: OWNER,
+        mounts: vec![AttachedMount {
+            name: "output".parse().expect("name"),
+            host_path: output.path().to_owned(),
+            host_dev: metadata.dev(),
+            host_ino: metadata.ino(),
+            artifacts: true,
+        }],
+    };
+    artifacts.attach(attached).expect("attach");
+    for (name, owner) in [("closed", 0), ("open", OWNER)] {
+        let directory = output.path().join(name);
+        fs::create_dir(&directory).expect("mkdir");
+        fs::write(directory.join("f"), name).expect("write");
+        give(&directory.join("f"), owner, 0o644);
+        give(&directory, owner, 0o700);
+    }
+    let scanned = artifacts.scan(Some(OWNER), None).expect("scan");
+    assert_eq!(scanned, Scanned { files: 1, found: 1, refused: 1 });
+    assert!(drain(&artifacts).complete);
+    assert_eq!(paths(&artifacts), ["/workspace/output/open/f@1"]);
+    shutdown(artifacts);
 }
