@@ -101,6 +101,37 @@ fn a_secret_on_the_command_line_is_in_no_receipt_and_no_message() {
 }
 
 #[test]
+fn a_secret_on_a_writers_command_line_is_nowhere_in_the_state() {
+    let mut place = configured("warn");
+    place.start_daemon();
+    assert!(place.output(["workspace", "create", "w", "--rw", "output=output"]).status.success());
+    let set = place.output(["secret", "set", "-w", "w", "TOKEN=@key"]);
+    assert!(set.status.success(), "{}", text(&set));
+    // The file is open while it is looked at: its writer is in the journal and in no row yet.
+    let script = format!(": {SECRET}; exec > output/x; echo harmless; read go");
+    let mut run = place.belljar(["run", "-w", "w", "--", "sh", "-c", &script]);
+    let mut run = run.stdin(Stdio::piped()).spawn().unwrap();
+    support::eventually("the file is written", || {
+        fs::read(place.path("output/x")).is_ok_and(|bytes| bytes == b"harmless\n")
+    });
+    let state = |needle: &[u8]| {
+        let found = place.files_with(needle);
+        found.into_iter().filter(|path| path.starts_with(place.path("state"))).count()
+    };
+    assert_eq!(state(b": ***; exec > output/x"), 1, "the journal has the writer");
+    assert_eq!(state(SECRET.as_bytes()), 0);
+    run.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert!(support::finish(run).status.success());
+    let artifact = &place.artifacts(&[])[0];
+    let command = artifact["writer"]["command"].to_string();
+    assert!(command.contains(": ***; exec > output/x"), "{command}");
+    assert_eq!(state(SECRET.as_bytes()), 0);
+    assert!(place.output(["workspace", "rm", "w"]).status.success());
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+    place.assert_clean();
+}
+
+#[test]
 fn setting_a_secret_that_is_not_looked_for_says_so() {
     let mut place = Place::new();
     place.start_daemon();
