@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -264,6 +264,9 @@ impl Running {
         if instances > 0 {
             tracing::info!(instances, files, mounts, "recovered what dead daemons left");
         }
+        let happened = watch::Sender::new(());
+        let tell = happened.clone();
+        artifacts.on_events(Box::new(move || tell.send_replace(())));
         let api = Api::new(api::Parts {
             workspaces,
             tokens: Tokens::new(config.api.waiting_tokens_per_user_max, config.api.token_lifetime),
@@ -279,6 +282,7 @@ impl Running {
             drain_timeout: config.runs.drain_timeout,
             waits: Semaphore::new(WAITS_MAX),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            happened,
             stopping: AtomicBool::new(false),
         });
         door.lead_to(api.clone());

@@ -124,6 +124,7 @@ mod tests {
             drain_timeout: Duration::from_secs(1),
             waits: Semaphore::new(4),
             subscribers: Arc::new(Semaphore::new(4)),
+            happened: tokio::sync::watch::Sender::new(()),
             stopping: AtomicBool::new(false),
         }));
         door

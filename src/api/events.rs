@@ -1,7 +1,7 @@
 //! Events: pages of them, and server-sent events (HTML Living Standard, section 9.2) for whoever wants to hear on.
 //!
-//! Several daemons write into one catalog, so that a subscriber looks into it again after each pause; the pause is what it
-//! may be late. What a slow reader has not taken waits in a pipe of limited size, and after that in the catalog.
+//! Several daemons write into one catalog, so that a subscriber looks into it again after each pause; the pause is how late it
+//! may hear of another daemon's changes. This daemon's own wake it. What a slow reader has not taken waits in a pipe of limited size, and after that in the catalog.
 
 use super::Api;
 use super::auth::Caller;
@@ -14,15 +14,18 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_util::io::ReaderStream;
 
-/// How late an event may be told. A look is one row of an index when nothing has happened.
+/// How late an event of another daemon may be told. A look is one row of an index when nothing has happened.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// A comment after so many pauses without an event, so that a reader that is gone is noticed: about ten seconds.
-const QUIET_PAUSES: u32 = 25;
+/// How long a subscriber that was woken waits for more, so that a thousand changes a second are no thousand looks.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// A comment after so long without an event, so that a reader that is gone is noticed.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What is written ahead of a reader.
 const AHEAD_BYTES: usize = 64 << 10;
@@ -116,17 +119,21 @@ async fn tell(
     mut page: EventPage,
     mut writer: DuplexStream,
 ) {
-    let mut quiet = 0;
+    let mut quiet_since = Instant::now();
+    let mut happened = api.happened.subscribe();
+    // What happened between the first page and this moment is looked for at once.
+    happened.mark_changed();
     loop {
         let mut text = String::new();
         for event in &page.events {
             let data = serde_json::to_string(event).expect("events have text keys only");
             text.push_str(&format!("id: {}\nevent: {}\ndata: {data}\n\n", event.seq, event.kind));
         }
-        quiet = if text.is_empty() { quiet + 1 } else { 0 };
-        if quiet >= QUIET_PAUSES {
-            quiet = 0;
+        if text.is_empty() && quiet_since.elapsed() >= QUIET {
             text.push_str(":\n\n");
+        }
+        if !text.is_empty() {
+            quiet_since = Instant::now();
         }
         tokio::select! {
             written = writer.write_all(text.as_bytes()) => if written.is_err() { return },
@@ -134,7 +141,11 @@ async fn tell(
         }
         subscription.query.after = Some(page.next);
         if page.events.len() < PAGE as usize {
-            tokio::time::sleep(PAUSE).await;
+            // What happens from here on, also during the next look, is seen as a change the next time.
+            tokio::select! {
+                _ = happened.changed() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
         }
         if api.stopping.load(Ordering::Relaxed) {
             return;

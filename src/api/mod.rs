@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -57,6 +57,8 @@ pub struct Parts {
     pub waits: Semaphore,
     /// Places for streams of events.
     pub subscribers: Arc<Semaphore>,
+    /// Told after each change of this daemon's that has events.
+    pub happened: watch::Sender<()>,
     pub stopping: AtomicBool,
 }
 

@@ -108,6 +108,7 @@ impl Artifacts {
         let ready: Vec<Declaration> =
             prepared.iter().filter_map(|item| item.as_ref().ok()).cloned().collect();
         let mut declared = service.catalog.life().declare(&ready, &voice.author)?.into_iter();
+        service.tell_of_events();
         let results = prepared.into_iter().map(|item| {
             item?;
             let outcome = declared.next().expect("each declaration has an answer");

@@ -112,6 +112,7 @@ impl Artifacts {
         }
         let catalog = service.catalog.life();
         let amended = catalog.amend(voice.owner, row.id, row.number, &amendment, &voice.author)?;
+        service.tell_of_events();
         amended.map(shown).ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
     }
 
@@ -140,6 +141,7 @@ impl Artifacts {
         let (id, which) = resolve(&*service.catalog, voice.owner, reference)?;
         let selected = which.map_or(Selected::Every, Selected::One);
         let moved = service.catalog.change_state(voice.owner, id, selected, next, &voice.author)?;
+        service.tell_of_events();
         let row = moved.ok_or_else(|| Error::NotFound { reference: reference.to_owned() })?;
         if next != ArtifactState::Deleted {
             // The others of many follow with the sweeper's next pass; every one can be read meanwhile.
@@ -154,6 +156,7 @@ impl Artifacts {
         let row = find(&*service.catalog, voice.owner, reference)?;
         let catalog = service.catalog.life();
         let changed = catalog.pin(voice.owner, row.id, row.number, pinned, &voice.author)?;
+        service.tell_of_events();
         changed.map(shown).ok_or_else(|| Error::NotFound { reference: reference.to_owned() })
     }
 

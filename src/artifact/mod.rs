@@ -212,6 +212,11 @@ impl Artifacts {
         Ok(Self { handle: Arc::new(handle) })
     }
 
+    /// What is called, on any thread and without a lock, after each change of this daemon's that has events. It must not wait.
+    pub fn on_events(&self, call: Box<dyn Fn() + Send + Sync>) {
+        self.service().set_on_events(call);
+    }
+
     fn service(&self) -> &Service {
         &self.handle.service
     }

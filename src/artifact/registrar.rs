@@ -328,6 +328,7 @@ fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>) -> Stored {
     match service.catalog.register(&versions) {
         Ok(_) => {
             service.working();
+            service.tell_of_events();
             jobs.into_iter().map(|job| (job, Ok(()))).collect()
         }
         Err(error) if error.is_transient() || jobs.len() == 1 => {
@@ -339,6 +340,7 @@ fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>) -> Stored {
             .zip(&versions)
             .map(|(job, version)| {
                 let stored = service.catalog.register(std::slice::from_ref(version));
+                service.tell_of_events();
                 (job, stored.map_or_else(|error| refused(&error), |_| Ok(())))
             })
             .collect(),

@@ -22,7 +22,7 @@ use crate::storage::{BlobStore, Catalog};
 use crate::vfs::observer::FileSource;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -68,6 +68,8 @@ pub(super) struct Service {
     /// This daemon's place in the state directory, until it stops.
     pub instance: Mutex<Option<Instance>>,
     pub watch: Watch,
+    /// Called after each change that has events.
+    on_events: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -119,6 +121,7 @@ impl Service {
             failing: AtomicBool::new(false),
             instance: Mutex::new(Some(parts.instance)),
             watch: parts.watch,
+            on_events: OnceLock::new(),
         }
     }
 
@@ -167,6 +170,18 @@ impl Service {
             // Dropped outside of the lock: overwriting takes its time.
             let forgotten = if unused { lock(&self.secrets).remove(&workspace) } else { None };
             drop(forgotten);
+        }
+    }
+
+    /// The first one stays.
+    pub fn set_on_events(&self, call: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_events.set(call);
+    }
+
+    /// Something was written to the catalog that has events. Who is not told finds them a little later.
+    pub fn tell_of_events(&self) {
+        if let Some(call) = self.on_events.get() {
+            call();
         }
     }
 

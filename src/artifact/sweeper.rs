@@ -74,6 +74,7 @@ fn pass(service: &Service) -> Result<(), Error> {
     loop {
         let swept = service.catalog.life().sweep(before, SWEEP_ROWS_MAX)?;
         if swept > 0 {
+            service.tell_of_events();
             tracing::info!(
                 versions = swept,
                 "deleted versions were given up: the undo window is over"
