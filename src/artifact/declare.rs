@@ -37,12 +37,6 @@ const ROOT_INSIDE: &str = "/workspace";
 const COPY_TRIES: u32 = 5;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
-/// close(2) returns before the kernel tells of it (FUSE_RELEASE is sent and not waited for), so that a file that was closed a
-/// moment ago may look open for a moment. What stays open is not waited for. Chosen, not measured: a machine that is busy
-/// delays threads by some tens of milliseconds.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(500);
-const RELEASE_PAUSE: Duration = Duration::from_millis(5);
-
 /// Longest type, MIME type, graph and node id, in bytes. Chosen, not measured.
 const TEXT_BYTES_MAX: usize = 255;
 
@@ -125,16 +119,8 @@ fn wait_for_captures(
     spots: &[Result<Spot, Error>],
     patience: Patience,
 ) -> BTreeMap<String, String> {
-    let release = patience.0.min(Instant::now() + RELEASE_PATIENCE);
-    let mut workspaces = BTreeSet::new();
-    for spot in spots.iter().flatten() {
-        let Some((id, _, _)) = &spot.place else { continue };
-        let scope = DrainScope::Workspace { owner_uid: owner, id: id.clone() };
-        while service.state().is_open_at(&scope, &spot.shown()) && Instant::now() < release {
-            std::thread::sleep(RELEASE_PAUSE);
-        }
-        workspaces.insert(id.clone());
-    }
+    let places = spots.iter().flatten().filter_map(|spot| spot.place.as_ref());
+    let workspaces: BTreeSet<_> = places.map(|(id, _, _)| id.clone()).collect();
     let scopes = workspaces.into_iter().map(|id| DrainScope::Workspace { owner_uid: owner, id });
     scopes.flat_map(|scope| service.drain(scope, patience.0).incomplete).collect()
 }

@@ -33,6 +33,8 @@ pub(super) struct Entry {
     /// A close or a rename said that there is something to register.
     pub changed: bool,
     pub open: bool,
+    /// When a descriptor of it was closed last, while it is open all the same: the kernel may be about to say more.
+    pub closing: Option<Instant>,
     /// Its workspace went away while it was open: whether it changed is not known.
     pub uncertain: bool,
     pub closes: u64,
@@ -59,6 +61,7 @@ impl Entry {
             dirtied_at,
             changed: false,
             open: false,
+            closing: None,
             uncertain: false,
             closes: 0,
             generation: 0,
@@ -163,6 +166,7 @@ impl DirtySet {
                 let sequence = self.schedule.next_sequence();
                 let Some(entry) = self.files.get_mut(file) else { return };
                 entry.open = false;
+                entry.closing = None;
                 if *changed {
                     entry.overtaken();
                     entry.changed = true;
@@ -249,6 +253,13 @@ impl DirtySet {
     /// Gives the writers of another journal numbers of this one.
     pub fn next_writer(&mut self) -> u32 {
         self.writers.next()
+    }
+
+    /// A descriptor of the file was closed; whether it was the last is told next.
+    pub fn closing(&mut self, file: FileRef, now: Instant) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            entry.closing = Some(now);
+        }
     }
 
     /// The name is gone. This is not journalled: a file that is not there any more needs no recovery.

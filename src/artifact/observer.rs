@@ -91,6 +91,11 @@ impl WriteObserver for Observer {
         Ok(if follows { Tracking::Continues } else { Tracking::Began })
     }
 
+    fn closing(&self, file: FileKey) {
+        // Not journalled: whoever waits for it waits in this daemon.
+        self.service.state().closing(self.file(file), Instant::now());
+    }
+
     fn closed(&self, file: FileKey, changed: bool) {
         let file = self.file(file);
         let mut journal = self.service.journal();

@@ -17,6 +17,12 @@ use std::time::{Duration, Instant};
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 
+/// The kernel waits for the answer to FLUSH at each close(2) of a writable descriptor, and sends RELEASE before close(2)
+/// returns, but does not wait for that answer (fs/fuse/file.c, `fuse_file_put`). So a RELEASE that is to come was sent
+/// soon after its FLUSH, and what is left is for a thread of ours to take it. Chosen: machines under load delay threads by
+/// some tens of milliseconds; and a drain after the close of a duplicate, which no RELEASE follows, takes so long.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Most files that an answer names one by one.
 const NAMED_MAX: usize = 1_000;
 
@@ -368,13 +374,19 @@ impl DirtySet {
         Drain { number, scope, sequence: self.schedule.sequence }
     }
 
-    /// Whether the file of that place, as it is shown, is open for writing in a workspace.
-    pub fn is_open_at(&self, workspace: &DrainScope, shown: &str) -> bool {
-        self.files.iter().any(|(file, entry)| {
-            entry.open
-                && self.falls_into(*file, entry, workspace)
-                && self.shown(*file, entry) == shown
-        })
+    /// Open files of the scope of which a descriptor was closed less than [`RELEASE_WITHIN`] ago, and until when to wait for
+    /// the kernel to say that it was the last one.
+    pub fn closing_in(&self, scope: &DrainScope, now: Instant) -> Vec<(FileRef, Instant)> {
+        let closing = self.files.iter().filter(|(file, entry)| {
+            entry.open && entry.closing.is_some() && self.falls_into(**file, entry, scope)
+        });
+        let until =
+            closing.filter_map(|(file, entry)| Some((*file, entry.closing? + RELEASE_WITHIN)));
+        until.filter(|(_, until)| now < *until).collect()
+    }
+
+    pub fn is_closing(&self, file: FileRef) -> bool {
+        self.files.get(&file).is_some_and(|entry| entry.open && entry.closing.is_some())
     }
 
     pub fn end_drain(&mut self, drain: &Drain) {

@@ -33,6 +33,9 @@ const LOOK_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A look that takes longer than this is followed by a pause. Chosen, not measured.
 const LOOK_CHEAP: Duration = Duration::from_micros(200);
 
+/// How often a drain looks whether a file that may be closed is.
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
+
 /// How long opening another file takes longer when nearly as many are followed as may be. Chosen, not measured: eight
 /// threads that serve the kernel then begin 800 files a second, about as many as a slow disk lets be registered.
 const CROWDED_PAUSE_MAX: Duration = Duration::from_millis(10);
@@ -386,8 +389,25 @@ impl Service {
         }
     }
 
-    /// Waits until nothing of the scope is left to wait for, or the deadline.
+    /// Waits for what the kernel is about to say of descriptors that were closed before: close(2) returns earlier.
+    fn wait_for_releases(&self, scope: &DrainScope, deadline: Instant) {
+        match scope {
+            // It waits for open files too.
+            DrainScope::Run(_) => return,
+            DrainScope::Workspace { .. } | DrainScope::Owner(_) | DrainScope::All => {}
+        }
+        let closing = self.state().closing_in(scope, Instant::now());
+        for (file, until) in closing {
+            let until = until.min(deadline);
+            while self.state().is_closing(file) && Instant::now() < until && !self.is_stopping() {
+                std::thread::sleep(RELEASE_PAUSE);
+            }
+        }
+    }
+
+    /// Waits until nothing of the scope is left to wait for, or the deadline. What was closed before the call counts.
     pub fn drain(&self, scope: DrainScope, deadline: Instant) -> Drained {
+        self.wait_for_releases(&scope, deadline);
         let drain = self.change(|state| state.begin_drain(scope, Instant::now()));
         let mut state = self.state();
         loop {

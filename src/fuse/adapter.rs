@@ -332,8 +332,9 @@ impl Filesystem for WorkspaceFilesystem {
         }
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // Nothing is buffered here: what was written is with the host's file system already.
+    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        session::prepare_thread();
+        self.vfs.flush(handle.0);
         reply.ok();
     }
 

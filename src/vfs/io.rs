@@ -252,6 +252,15 @@ impl Vfs {
         result
     }
 
+    /// A descriptor of the handle was closed. Nothing is buffered: what was written is with the host's file system already.
+    pub fn flush(&self, handle: u64) {
+        if let Some(handle) = self.handles.get(handle)
+            && let Ok(file) = writable(&handle)
+        {
+            self.tell_closing(&file.inode);
+        }
+    }
+
     pub fn release(&self, handle: u64) {
         let Some(handle) = self.handles.remove(handle) else { return };
         if let Handle::File(file) = &*handle

@@ -74,6 +74,13 @@ pub trait WriteObserver: Send + Sync {
     /// is answered; when this fails, so does the open: a write that could not be noted must not happen.
     fn dirtied(&self, file: FileKey, at: &Location, writer: Writer) -> io::Result<Tracking>;
 
+    /// A descriptor of a writable handle was closed (FLUSH, for which close(2) waits). [`closed`](Self::closed) follows, after
+    /// close(2) has returned, unless a duplicate or a memory map keeps the handle, or another handle the file.
+    fn closing(&self, file: FileKey) {
+        // For who does not have to tell the two apart.
+        let _ = file;
+    }
+
     /// The last writable handle was closed. `changed` is false when size, mtime and ctime are those of the first open.
     fn closed(&self, file: FileKey, changed: bool);
 

@@ -102,6 +102,13 @@ impl Vfs {
         Ok(())
     }
 
+    /// A descriptor of a writable handle was closed.
+    pub(super) fn tell_closing(&self, inode: &Inode) {
+        if self.observed(inode) {
+            self.observer.closing(FileKey(inode.id));
+        }
+    }
+
     /// A writable handle is gone.
     pub(super) fn end_writing(&self, inode: &Arc<Inode>) {
         if !self.observed(inode) {
