@@ -4,6 +4,7 @@
 //! always agree. It does no I/O and knows no clock: the time is handed in. When something is due is decided in
 //! `schedule`.
 
+use super::older::Older;
 use super::record::{EntryRecord, FileRef, Place, Record, RunInfo, WorkspaceRecord, WriterRecord};
 use super::schedule::{Lane, Pending, Schedule, Stuck};
 use super::writers::Writers;
@@ -23,6 +24,7 @@ const ENTRY_BYTES: u64 = 160;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub place: Place,
+    pub older: Older,
     /// The name was removed or given to another file; the file system may know another one.
     pub nameless: bool,
     /// The run that wrote last; the bytes are its.
@@ -55,6 +57,7 @@ impl Entry {
     fn new(place: Place, run: Option<RunId>, dirtied_at: i64) -> Self {
         Self {
             place,
+            older: Older::default(),
             nameless: false,
             run,
             writer: None,
@@ -101,6 +104,8 @@ pub(super) struct DirtySet {
     /// Which followed file has a name; nameless files are not here.
     names: BTreeMap<(u32, Place), FileRef>,
     pub(super) schedule: Schedule,
+    /// About what older names took in the journal when it was rewritten last.
+    older_bytes: u64,
 }
 
 impl DirtySet {
@@ -114,7 +119,8 @@ impl DirtySet {
 
     /// About how long a journal is that says what is known and nothing else.
     pub fn journal_bytes(&self) -> u64 {
-        self.files.len() as u64 * ENTRY_BYTES + self.writers.journal_bytes()
+        let files = self.files.len() as u64 * ENTRY_BYTES;
+        files + self.older_bytes + self.writers.journal_bytes()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -160,7 +166,12 @@ impl DirtySet {
                 entry.open = true;
                 entry.run = *run;
                 entry.writer = None;
-                self.give_name(*file, at, now);
+                if entry.older.contains(at) {
+                    // Opened by a name that it had all the time: the order of its names stays.
+                    self.reschedule(*file, now);
+                } else {
+                    self.give_name(*file, at, now);
+                }
             }
             Record::Closed { file, changed } => {
                 let sequence = self.schedule.next_sequence();
@@ -221,6 +232,11 @@ impl DirtySet {
             Record::Scanned { workspace } => {
                 self.scans.remove(workspace);
             }
+            Record::NamedBefore { file, at } => {
+                if let Some(entry) = self.files.get_mut(file) {
+                    entry.older.push(at.clone());
+                }
+            }
         }
     }
 
@@ -266,6 +282,13 @@ impl DirtySet {
     pub fn removed(&mut self, workspace: u32, place: &Place, now: Instant) {
         if let Some(file) = self.names.remove(&(workspace, place.clone())) {
             self.lose_name(file, now);
+        }
+    }
+
+    /// The file was renamed and has its former name no more. Not journalled either: what is at a name is looked at.
+    pub fn renamed_from(&mut self, file: FileRef, from: &Place) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            entry.older.remove(from);
         }
     }
 
@@ -335,6 +358,12 @@ impl DirtySet {
                 closes: entry.closes,
             })
         });
+        let older = self.files.iter().flat_map(|(file, entry)| {
+            let each = entry.older.as_slice().iter();
+            each.map(|at| Record::NamedBefore { file: *file, at: at.clone() })
+        });
+        let count: usize = self.files.values().map(|entry| entry.older.as_slice().len()).sum();
+        self.older_bytes = count as u64 * ENTRY_BYTES;
         let writers = self.writers.all().map(|writer| Record::Writer((**writer).clone()));
         let written = self.files.iter().filter_map(|(file, entry)| {
             let writer = entry.writer.as_ref()?.number;
@@ -345,7 +374,7 @@ impl DirtySet {
             .iter()
             .map(|(workspace, since)| Record::ScanWanted { workspace: *workspace, since: *since });
         let known = workspaces.chain(runs).chain(writers).chain(files);
-        known.chain(written).chain(scans).collect()
+        known.chain(older).chain(written).chain(scans).collect()
     }
 
     /// Forgets runs that ended and wrote nothing that is still followed.
@@ -357,8 +386,12 @@ impl DirtySet {
 
     fn give_name(&mut self, file: FileRef, place: &Place, now: Instant) {
         let Some(entry) = self.files.get_mut(&file) else { return };
-        entry.nameless = false;
+        entry.older.remove(place);
         let before = std::mem::replace(&mut entry.place, place.clone());
+        let had_it = !std::mem::take(&mut entry.nameless);
+        if had_it && before != *place {
+            entry.older.push(before.clone());
+        }
         if before != *place && self.names.get(&(file.workspace, before.clone())) == Some(&file) {
             self.names.remove(&(file.workspace, before));
         }
@@ -372,7 +405,14 @@ impl DirtySet {
     fn lose_name(&mut self, file: FileRef, now: Instant) {
         if let Some(entry) = self.files.get_mut(&file) {
             entry.overtaken();
-            entry.nameless = true;
+            let older = entry.older.pop().map(|place| (file.workspace, place));
+            match older.filter(|name| !self.names.contains_key(name)) {
+                Some(name) => {
+                    entry.place = name.1.clone();
+                    self.names.insert(name, file);
+                }
+                None => entry.nameless = true,
+            }
             self.reschedule(file, now);
         }
     }
@@ -679,5 +719,44 @@ mod tests {
             }
             prop_assert_eq!(plain.recoverable(), rewritten.recoverable());
         });
+    }
+
+    #[test]
+    fn older_names_are_kept_in_order_and_survive_a_rewrite() {
+        let mut world = World::new();
+        let named = |to: &str| Record::Named {
+            file: file(1),
+            to: place(to),
+            run: None,
+            open: false,
+            named_at: 0,
+        };
+        world.apply(Record::Dirtied { file: file(1), at: place("a"), run: None, dirtied_at: 0 });
+        world.apply(Record::Closed { file: file(1), changed: true });
+        for name in ["b", "c", "d"] {
+            world.apply(named(name));
+        }
+        // Renamed from b, and opened once more by its oldest name.
+        world.set.renamed_from(file(1), &place("b"));
+        world.apply(Record::Dirtied { file: file(1), at: place("a"), run: None, dirtied_at: 0 });
+        let names = |set: &DirtySet| {
+            let entry = &set.files[&file(1)];
+            let older = entry.older.as_slice().iter();
+            older.chain([&entry.place]).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(names(&world.set), ["a", "c", "d"].map(place));
+        let mut again = DirtySet::default();
+        for record in world.set.records(|_| true) {
+            again.apply(&record, world.now);
+        }
+        assert_eq!(names(&again), ["a", "c", "d"].map(place));
+        // Without the last name it has the others.
+        again.removed(1, &place("d"), world.now);
+        assert_eq!(names(&again), ["a", "c"].map(place));
+        for name in ["c", "a"] {
+            assert!(!again.files[&file(1)].nameless);
+            again.removed(1, &place(name), world.now);
+        }
+        assert!(again.files[&file(1)].nameless);
     }
 }

@@ -30,6 +30,7 @@ mod life;
 mod lineage;
 mod locate;
 mod observer;
+mod older;
 mod record;
 mod recovery;
 mod reference;

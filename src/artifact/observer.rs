@@ -112,7 +112,7 @@ impl WriteObserver for Observer {
     fn named(
         &self,
         file: FileKey,
-        _from: Option<&Location>,
+        from: Option<&Location>,
         to: &Location,
         writer: Writer,
         open_for_writing: bool,
@@ -143,6 +143,9 @@ impl WriteObserver for Observer {
             self.service.inputs.named(file, writer.run);
         }
         self.apply(&records);
+        if let Some(from) = from.and_then(|from| self.place(from)) {
+            self.service.state().renamed_from(file, &from);
+        }
         if follows { Tracking::Continues } else { Tracking::Began }
     }
 

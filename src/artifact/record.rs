@@ -126,6 +126,11 @@ pub enum Record {
     Scanned {
         workspace: u32,
     },
+    /// The file got that name before the one that its entry says; only in a rewritten journal.
+    NamedBefore {
+        file: FileRef,
+        at: Place,
+    },
 }
 
 /// Appends the framed record.
@@ -220,6 +225,11 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
             put.byte(12);
             put.u32(*workspace);
         }
+        Record::NamedBefore { file, at } => {
+            put.byte(13);
+            put.file(*file);
+            put.place(at);
+        }
     }
     let payload = &out[frame + 8..];
     let (length, checksum) = (payload.len() as u32, crc32fast::hash(payload));
@@ -306,7 +316,7 @@ fn decode_one(bytes: &[u8]) -> Option<(Record, usize)> {
     }
     let payload = rest.get(..length)?;
     // The tag is looked at first, so that the search through damage computes few checksums.
-    if !(1..=12).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum)
+    if !(1..=13).contains(&payload[0]) || crc32fast::hash(payload) != u32::from_le_bytes(*checksum)
     {
         return None;
     }
@@ -371,6 +381,7 @@ impl<'a> Get<'a> {
             10 => Record::WrittenBy { file: self.file()?, writer: self.u32()? },
             11 => Record::ScanWanted { workspace: self.u32()?, since: self.u64()?.cast_signed() },
             12 => Record::Scanned { workspace: self.u32()? },
+            13 => Record::NamedBefore { file: self.file()?, at: self.place()? },
             _ => return None,
         })
     }
@@ -495,6 +506,7 @@ mod tests {
             Record::WrittenBy { file, writer: 5 },
             Record::ScanWanted { workspace: 3, since: -7 },
             Record::Scanned { workspace: 3 },
+            Record::NamedBefore { file, at: place(b"g") },
         ]
     }
 

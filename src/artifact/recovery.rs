@@ -208,6 +208,14 @@ fn renumber(service: &Service, records: Vec<Record>) -> (Vec<Record>, Vec<u32>, 
                     _ => continue,
                 }
             }
+            Record::NamedBefore { file, at } => {
+                let Some(&workspace) = numbers.get(&file.workspace) else { continue };
+                let file = FileRef { workspace, ..file };
+                if !followed.contains(&file) {
+                    continue;
+                }
+                Record::NamedBefore { file, at }
+            }
             Record::ScanWanted { workspace, since } => {
                 let Some(&workspace) = numbers.get(&workspace) else { continue };
                 Record::ScanWanted { workspace, since }

@@ -8,12 +8,14 @@ use super::copy::{Copied, CopyError, Limits, Subject, copy};
 use super::input_digests;
 use super::learn::learn;
 use super::locate::{Found, Sought, open_by_path, place_by_source};
+use super::record::Place;
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::secrets::mask_command;
 use super::service::Service;
 use super::watch::{Pulse, Role};
 use crate::config::SecretPolicy;
 use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
+use crate::vfs::inode::host_inode;
 use jiff::Timestamp;
 use std::fs::File;
 use std::io;
@@ -146,7 +148,7 @@ fn prepare(
             let mount = job.workspace.mounts.get(usize::from(place.mount));
             mount.is_some_and(|mount| service.ignores(&mount.name, &place.path))
         }),
-        None => (!job.nameless).then(|| job.place.clone()),
+        None => (!job.nameless).then(|| oldest_by_path(service, job)),
     };
     let Some(place) = place else { return Prepared::Nothing("it has no name any more") };
     let Some(mount) = job.workspace.mounts.get(usize::from(place.mount)) else {
@@ -264,6 +266,21 @@ fn prepare(
             })
         }
     }
+}
+
+/// The oldest of the file's names that is still there and not ignored, as its file system would answer; else the last one.
+/// Only what is proven to be the file is taken for it: by its inode's number.
+fn oldest_by_path(service: &Service, job: &Job) -> Place {
+    let is_it = |place: &&Place| {
+        let mount = job.workspace.mounts.get(usize::from(place.mount));
+        let wanted = mount.is_some_and(|m| m.artifacts && !service.ignores(&m.name, &place.path));
+        let (workspace, key) = (&job.workspace, job.file.file);
+        let sought = Sought { workspace, place, key, existed_at: job.existed_at };
+        wanted && matches!(open_by_path(&sought, service.boot), Ok(Found::File(_)))
+    };
+    let proven = host_inode(job.file.file.0).is_some();
+    let older = job.older.iter().filter(|_| proven).find(is_it);
+    older.unwrap_or(&job.place).clone()
 }
 
 /// The file itself could not be opened or read.

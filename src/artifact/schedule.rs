@@ -151,6 +151,8 @@ pub(super) struct Job {
     pub file: FileRef,
     pub generation: u64,
     pub place: Place,
+    /// Names that it got before, oldest first; what has one may be another file.
+    pub older: Vec<Place>,
     pub nameless: bool,
     pub workspace: Arc<WorkspaceRecord>,
     pub run_id: Option<RunId>,
@@ -280,6 +282,7 @@ impl DirtySet {
             file,
             generation: entry.generation,
             place: entry.place.clone(),
+            older: entry.older.as_slice().to_vec(),
             nameless: entry.nameless,
             workspace,
             run_id: entry.run,
