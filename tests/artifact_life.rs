@@ -270,6 +270,22 @@ fn exchange(socket: &Path, method: &str, path: &str, headers: &str, body: &str) 
 }
 
 #[test]
+fn mistakes_on_the_command_line_are_told_with_a_way_out() {
+    let place = Place::new();
+    fs::write(place.path("a"), "a").unwrap();
+    registered(&place, &["a", "--alias", "x"]);
+    refused(&place, &["show", "nobody"], 4, &["no artifact nobody", "belljar artifact ls"]);
+    refused(&place, &["show", ""], 2, &["ID[@VERSION]"]);
+    refused(&place, &["update", "x"], 2, &["nothing is to be changed of x", "--tag"]);
+    refused(&place, &["register", "a", "--metadata", "{bad"], 2, &["not JSON", "column 2"]);
+    refused(&place, &["register", "a", "--metadata", "@none"], 2, &["none", "No such file"]);
+    refused(&place, &["register", "-w", "nobody", "a"], 1, &["nobody", "belljar workspace ls"]);
+    artifact(&place, &["rm", "x"]);
+    refused(&place, &["cat", "x"], 1, &["deleted", "belljar artifact restore"]);
+    place.assert_clean();
+}
+
+#[test]
 fn mistakes_get_a_code_a_reason_and_a_fix() {
     let mut place = Place::new();
     place.start_daemon();

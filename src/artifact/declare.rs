@@ -176,10 +176,11 @@ fn locate(
     let attached: BTreeSet<u32> = service.attached().into_iter().collect();
     let records: Vec<_> = {
         let state = service.state();
-        attached.iter().filter_map(|number| state.workspace(*number).cloned()).collect()
+        let known = attached.iter().filter_map(|number| state.workspace(*number).cloned());
+        known.filter(|record| record.owner_uid == owner).collect()
     };
     let mut mounts = Vec::new();
-    for record in records.iter().filter(|record| record.owner_uid == owner) {
+    for record in &records {
         if workspace.is_none_or(|named| *named == record.id) {
             mounts.extend(record.mounts.iter().map(|mount| (&record.id, mount)));
         }
@@ -219,6 +220,14 @@ fn locate(
     // Of two mount points, one below the other, the nearer one is the file's.
     match below.max_by_key(|(length, ..)| *length) {
         Some((_, id, mount, rest)) => inside(id, &mount.name, &mount.host_path, rest),
+        None if workspace
+            .is_some_and(|named| !records.iter().any(|record| record.id == *named)) =>
+        {
+            let named = workspace.map(ToString::to_string).unwrap_or_default();
+            Err(bad(format!(
+                "no workspace {named} of yours is mounted: `belljar workspace ls` lists them, or leave the workspace out"
+            )))
+        }
         None if path.file_name().is_none() => Err(bad("/ is a directory, not a file")),
         None => Ok(Spot { host_path: path, place: None, workspace: workspace.cloned() }),
     }

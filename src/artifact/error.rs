@@ -29,7 +29,9 @@ pub enum Error {
     Journal(#[source] io::Error),
     #[error("cannot scan the workspace's directories")]
     Scan(#[source] super::scan::ScanError),
-    #[error("no artifact {reference}")]
+    #[error(
+        "no artifact {reference}: `belljar artifact ls` lists those that there are, and `versions` the versions of one"
+    )]
     NotFound { reference: String },
     #[error(
         "{given:?} names no version: use ID, ID@NUMBER, ID@latest or ID@label:NAME, where ID may be an alias"
@@ -43,7 +45,9 @@ pub enum Error {
     TooSlow { source: CatalogError },
     #[error("artifact {id} version {version} is {from} and cannot become {to}")]
     IllegalTransition { id: ArtifactId, version: u64, from: ArtifactState, to: ArtifactState },
-    #[error("artifact {reference} is deleted and its content is not given out")]
+    #[error(
+        "artifact {reference} is deleted and its content is not given out: restore it first (belljar artifact restore)"
+    )]
     Deleted { reference: String },
     #[error(
         "the content of artifact {reference} was larger than the limit and was not kept; the file was {host_path}"

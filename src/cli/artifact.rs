@@ -11,6 +11,7 @@ use crate::model::artifact::{ArtifactState, SecretScan};
 use crate::model::id::WorkspaceId;
 use crate::wire::artifact::{Artifact, ArtifactPage, Process, SyncRequest};
 use anyhow::{Context as _, bail};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -30,7 +31,7 @@ pub enum ArtifactCommand {
     },
     /// Show one version of an artifact: ID, ID@2, ID@latest, ID@label:NAME, where ID may be an alias.
     Show {
-        #[arg(value_name = "ID[@VERSION]")]
+        #[arg(value_name = "ID[@VERSION]", value_parser = NonEmptyStringValueParser::new())]
         reference: String,
         /// One JSON document.
         #[arg(long)]
@@ -38,12 +39,12 @@ pub enum ArtifactCommand {
     },
     /// Write the content to standard output.
     Cat {
-        #[arg(value_name = "ID[@VERSION]")]
+        #[arg(value_name = "ID[@VERSION]", value_parser = NonEmptyStringValueParser::new())]
         reference: String,
     },
     /// Write the content to a file.
     Get {
-        #[arg(value_name = "ID[@VERSION]")]
+        #[arg(value_name = "ID[@VERSION]", value_parser = NonEmptyStringValueParser::new())]
         reference: String,
         /// A file or a directory; the artifact's own name in the current directory when left out.
         destination: Option<PathBuf>,
@@ -69,7 +70,7 @@ pub enum ArtifactCommand {
     Lineage(LineageOptions),
     /// List the versions of an artifact, newest first.
     Versions {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
         reference: String,
         /// One JSON document.
         #[arg(long)]
@@ -96,7 +97,7 @@ pub enum ArtifactCommand {
 
 #[derive(Debug, Args)]
 pub struct References {
-    #[arg(required = true, value_name = "ID[@VERSION]")]
+    #[arg(required = true, value_name = "ID[@VERSION]", value_parser = NonEmptyStringValueParser::new())]
     reference: Vec<String>,
     /// One JSON document.
     #[arg(long)]

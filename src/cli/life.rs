@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -78,7 +79,7 @@ pub struct RegisterArguments {
 
 #[derive(Debug, Args)]
 pub struct UpdateArguments {
-    #[arg(value_name = "ID[@VERSION]")]
+    #[arg(value_name = "ID[@VERSION]", value_parser = NonEmptyStringValueParser::new())]
     reference: String,
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     artifact_type: Option<ArtifactType>,
@@ -117,10 +118,23 @@ pub struct UpdateArguments {
     json: bool,
 }
 
+impl UpdateArguments {
+    fn changes_anything(&self) -> bool {
+        let texts = [&self.mime, &self.graph_id, &self.node_id];
+        self.artifact_type.is_some()
+            || self.metadata.is_some()
+            || self.state.is_some()
+            || texts.iter().any(|text| text.is_some())
+            || !(self.aliases.is_empty() && self.remove_alias.is_empty())
+            || !(self.labels.is_empty() && self.remove_label.is_empty())
+            || !(self.tags.is_empty() && self.remove_tag.is_empty())
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct EventsArguments {
     /// Only those of this artifact.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     reference: Option<String>,
     /// Only those behind the event of this number.
     #[arg(long, value_name = "N")]
@@ -143,7 +157,12 @@ fn parse_type(text: &str) -> Result<ArtifactType, String> {
     Ok(ArtifactType::new(text))
 }
 
-fn parse_metadata(text: &str) -> anyhow::Result<Object> {
+fn parse_metadata(text: &str) -> Result<Object, String> {
+    // The parser of arguments shows an error without its causes.
+    read_metadata(text).map_err(|error| format!("{error:#}"))
+}
+
+fn read_metadata(text: &str) -> anyhow::Result<Object> {
     let text = match text.strip_prefix('@') {
         Some(path) => {
             std::fs::read_to_string(path).with_context(|| format!("read metadata from {path}"))?
@@ -263,6 +282,11 @@ fn register_some(
 pub fn update(connection: &Connection, arguments: UpdateArguments) -> Outcome {
     let client = &connection.client;
     let UpdateArguments { reference, state, json, .. } = &arguments;
+    if !arguments.changes_anything() {
+        return Err(Failure::usage(format!(
+            "nothing is to be changed of {reference}: say what, for instance with --tag, --label, --metadata or --state"
+        )));
+    }
     let mut request = UpdateRequest {
         artifact_type: arguments.artifact_type.clone(),
         mime: arguments.mime.clone(),
