@@ -75,8 +75,8 @@ fn patient_workspace() -> (Place, PathBuf, PathBuf) {
 #[test]
 fn a_sync_is_a_barrier_for_what_was_closed_before_it() {
     let (mut place, output, socket) = patient_workspace();
-    let rounds = if std::env::var_os("BELLJAR_TEST_LONG").is_some() { 2_000 } else { 200 };
-    let load = Load::new(4 * std::thread::available_parallelism().unwrap().get());
+    let rounds = if std::env::var_os("BELLJAR_TEST_LONG").is_some() { 1_000 } else { 100 };
+    let load = Load::new(2 * std::thread::available_parallelism().unwrap().get());
     let begun = Instant::now();
     let mut late = Vec::new();
     for round in 1..=rounds {

@@ -29,6 +29,7 @@ mod learn;
 mod life;
 mod lineage;
 mod locate;
+mod names;
 mod observer;
 mod older;
 mod record;
