@@ -158,6 +158,14 @@ uuid_id!(
     /// One artifact: an identity with numbered versions.
     ArtifactId, "artifact id"
 );
+uuid_id!(
+    /// One clean-up plan.
+    PlanId, "plan id"
+);
+checked_text!(
+    /// A clean-up policy, unique among those of its owner.
+    PolicyName, "policy name", is_name, Name
+);
 
 #[cfg(test)]
 mod tests {

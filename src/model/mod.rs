@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod artifact;
+pub mod cleanup;
 pub mod digest;
 pub mod expression;
 pub mod glob;

@@ -3,6 +3,7 @@
 mod capture;
 mod life;
 mod lineage;
+mod retention;
 mod view;
 
 use super::blob::local::LocalBlobs;

@@ -4,15 +4,17 @@
 
 mod life;
 mod lineage;
+mod retention;
 mod view;
 
 use super::life::{next_state, quarantine};
 use super::lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
 use super::view::ViewCatalog;
 use super::{
-    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, Cursor, Filter, LastSeen,
-    Life, NewVersion, PlaceError, Placed, Registered, SecretFinding, SecretSearch, Selected, Stamp,
-    VersionPage, VersionRow, Wanted, Which,
+    BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, ContentCopy, Cursor,
+    Filter, LastSeen, Life, NewVersion, PlaceError, Placed, Registered, SecretFinding,
+    SecretSearch, Selected, Stamp, StoreEntry, StorePart, Tier, VersionPage, VersionRow, Wanted,
+    Which,
 };
 use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
@@ -22,6 +24,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,6 +87,35 @@ impl BlobStore for MemoryBlobs {
         }
         contents.remove(digest);
         Ok(Placed::Done)
+    }
+
+    fn copies(&self, digest: &Digest) -> Result<Vec<ContentCopy>, BlobError> {
+        match self.open(digest) {
+            Ok(file) => Ok(vec![ContentCopy { tier: Tier::Main, file }]),
+            Err(BlobError::Missing { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn survey(&self, part: StorePart, each: &mut dyn FnMut(StoreEntry)) -> Result<(), BlobError> {
+        let StorePart::Contents(Tier::Main, first) = part else { return Ok(()) };
+        let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        for (digest, (taken, _)) in contents.iter().filter(|(d, _)| d.as_bytes()[0] == first) {
+            let young = taken.elapsed() < self.youth;
+            each(StoreEntry::Content { digest: *digest, tier: Tier::Main, young });
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, digest: &Digest, _tier: Tier) -> Result<PathBuf, BlobError> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.remove(digest);
+        Ok("memory".into())
+    }
+
+    /// A batch that is dropped leaves nothing here.
+    fn discard(&self, _path: &Path) -> Result<(), BlobError> {
+        Ok(())
     }
 }
 
@@ -148,6 +180,8 @@ struct Tables {
     /// What they had read by then, where it was seen.
     bounds: HashMap<(RunId, usize), InputBounds>,
     inputs: BTreeMap<(RunId, u64), Input>,
+    plans: Vec<retention::Plan>,
+    policies: Vec<retention::Policy>,
 }
 
 impl Tables {
@@ -233,6 +267,8 @@ impl Tables {
             updated_at: new.captured_at,
             deleted_at: None,
             swept_at: None,
+            archived_at: None,
+            lost_at: None,
         });
         let position = self.rows.len() - 1;
         let kind = if number == 1 { "created" } else { "version" };
@@ -351,6 +387,10 @@ impl Catalog for MemoryCatalog {
     }
 
     fn life(&self) -> &dyn Life {
+        self
+    }
+
+    fn retention(&self) -> &dyn super::Retention {
         self
     }
 

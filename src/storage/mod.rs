@@ -13,6 +13,7 @@ mod filter;
 pub mod life;
 pub mod lineage;
 pub mod memory;
+pub mod retention;
 mod secrets;
 pub mod view;
 
@@ -26,12 +27,15 @@ use crate::model::path::VirtualPath;
 use jiff::Timestamp;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 pub use blob::BlobError;
 pub use catalog::CatalogError;
 pub use filter::{Cursor, Filter, SortKey, VersionPage};
 pub use life::{Life, Wanted};
 use lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
+pub use retention::Retention;
 pub use secrets::{SecretFinding, SecretSearch};
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
@@ -50,6 +54,79 @@ pub trait BlobStore: Send + Sync {
         digest: &Digest,
         wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
     ) -> Result<Placed, PlaceError>;
+
+    /// Every copy of a content; none when there is none.
+    fn copies(&self, digest: &Digest) -> Result<Vec<ContentCopy>, BlobError>;
+
+    /// Tells of everything in one part of the store.
+    fn survey(&self, part: StorePart, each: &mut dyn FnMut(StoreEntry)) -> Result<(), BlobError>;
+
+    /// Takes a damaged copy out of the store, and says where it is kept.
+    fn set_aside(&self, digest: &Digest, tier: Tier) -> Result<PathBuf, BlobError>;
+
+    /// Removes what is half-written, by the path that [`survey`](Self::survey) told. That it is gone already is no error.
+    fn discard(&self, path: &Path) -> Result<(), BlobError>;
+}
+
+/// Where in a store a content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    Main,
+    Archive,
+}
+
+impl Tier {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Tier::Main => "main",
+            Tier::Archive => "archive",
+        }
+    }
+}
+
+/// One copy of a content, open for reading.
+#[derive(Debug)]
+pub struct ContentCopy {
+    pub tier: Tier,
+    pub file: File,
+}
+
+/// A part of a store that is looked through at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StorePart {
+    /// Contents of one tier whose digests have this first byte.
+    Contents(Tier, u8),
+    /// What is on its way, and what belongs to nobody.
+    Rest,
+}
+
+/// Something in a store. What is `young` may be about to get its row, or to be finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreEntry {
+    Content {
+        digest: Digest,
+        tier: Tier,
+        young: bool,
+    },
+    /// A content in the middle of its removal.
+    Aside {
+        digest: Digest,
+        young: bool,
+    },
+    /// A content half-copied to another tier.
+    Partial {
+        path: PathBuf,
+        young: bool,
+    },
+    /// A content half-written by that daemon.
+    Temporary {
+        path: PathBuf,
+        instance: Uuid,
+    },
+    /// The store did not make it.
+    Foreign {
+        path: PathBuf,
+    },
 }
 
 /// Whether [`BlobStore::place`] has to be called again.
@@ -119,6 +196,10 @@ pub trait Catalog: Send + Sync {
 
     /// Everything that happens to versions after they were captured.
     fn life(&self) -> &dyn Life;
+
+    /// Plans, policies, and the books for verification.
+    fn retention(&self) -> &dyn Retention;
+
     /// What each of these files of one owner looked like when it was registered last, in the same order.
     fn last_seen(
         &self,
@@ -262,6 +343,10 @@ pub struct VersionRow {
     pub updated_at: Timestamp,
     pub deleted_at: Option<Timestamp>,
     pub swept_at: Option<Timestamp>,
+    /// Since when it is ARCHIVED.
+    pub archived_at: Option<Timestamp>,
+    /// Its content was kept and is gone or damaged for good; `content_kept` is false then.
+    pub lost_at: Option<Timestamp>,
 }
 
 impl VersionRow {

@@ -11,7 +11,7 @@ use belljar::storage::view::ViewCatalog;
 use belljar::storage::*;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -53,6 +53,18 @@ impl BlobStore for FaultyBlobs {
         wanted: &dyn Fn() -> Result<Wanted, CatalogError>,
     ) -> Result<Placed, PlaceError> {
         self.1.place(digest, wanted)
+    }
+    fn copies(&self, digest: &Digest) -> Result<Vec<ContentCopy>, BlobError> {
+        self.1.copies(digest)
+    }
+    fn survey(&self, part: StorePart, each: &mut dyn FnMut(StoreEntry)) -> Result<(), BlobError> {
+        self.1.survey(part, each)
+    }
+    fn set_aside(&self, digest: &Digest, tier: Tier) -> Result<PathBuf, BlobError> {
+        self.1.set_aside(digest, tier)
+    }
+    fn discard(&self, path: &Path) -> Result<(), BlobError> {
+        self.1.discard(path)
     }
 }
 
@@ -124,6 +136,9 @@ impl Catalog for FaultyCatalog {
     }
     fn life(&self) -> &dyn Life {
         self.1.life()
+    }
+    fn retention(&self) -> &dyn Retention {
+        self.1.retention()
     }
     fn last_seen(&self, owner: u32, paths: &[Vec<u8>]) -> Result<Vec<LastSeen>, CatalogError> {
         self.1.last_seen(owner, paths)

@@ -12,9 +12,12 @@
 //! opens its own before it writes anything.
 
 use super::BlobError;
-use super::placing::Tiers;
+use super::placing::{Tiers, remove};
 use crate::model::digest::Digest;
-use crate::storage::{BlobBatch, BlobStore, BlobWriter, CatalogError, PlaceError, Placed, Wanted};
+use crate::storage::{
+    BlobBatch, BlobStore, BlobWriter, CatalogError, ContentCopy, PlaceError, Placed, StoreEntry,
+    StorePart, Tier, Wanted,
+};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -65,6 +68,12 @@ impl LocalBlobs {
     /// Keeps archived contents in that directory, which may lie on another file system.
     pub fn with_archive(mut self, archive: PathBuf) -> Self {
         self.tiers.archive = archive;
+        self
+    }
+
+    /// Keeps damaged copies in that directory.
+    pub fn with_damaged(mut self, damaged: PathBuf) -> Self {
+        self.tiers.damaged = damaged;
         self
     }
 
@@ -164,6 +173,23 @@ impl BlobStore for LocalBlobs {
         let _lock = self.tiers.lock().map_err(self.fail("lock the places of contents"))?;
         let wanted = wanted()?;
         Ok(self.tiers.place(digest, wanted).map_err(self.fail("place a content"))?)
+    }
+
+    fn copies(&self, digest: &Digest) -> Result<Vec<ContentCopy>, BlobError> {
+        self.tiers.copies(digest).map_err(self.fail("open a content"))
+    }
+
+    fn survey(&self, part: StorePart, each: &mut dyn FnMut(StoreEntry)) -> Result<(), BlobError> {
+        self.tiers.survey(part, each).map_err(self.fail("look at the names"))
+    }
+
+    fn set_aside(&self, digest: &Digest, tier: Tier) -> Result<PathBuf, BlobError> {
+        let _lock = self.tiers.lock().map_err(self.fail("lock the places of contents"))?;
+        self.tiers.set_aside(digest, tier).map_err(self.fail("set a damaged content aside"))
+    }
+
+    fn discard(&self, path: &Path) -> Result<(), BlobError> {
+        remove(path).map_err(self.fail("remove what is half-written"))
     }
 }
 

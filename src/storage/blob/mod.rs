@@ -2,6 +2,7 @@
 
 pub mod local;
 mod placing;
+mod survey;
 
 use crate::model::digest::Digest;
 use std::io;

@@ -32,12 +32,17 @@ const YOUTH: Duration = Duration::from_secs(600);
 pub(super) struct Tiers {
     root: PathBuf,
     pub archive: PathBuf,
+    pub damaged: PathBuf,
     pub youth: Duration,
 }
 
 impl Tiers {
     pub fn new(root: &Path, archive: PathBuf) -> Self {
-        Self { root: root.to_owned(), archive, youth: YOUTH }
+        Self { root: root.to_owned(), archive, damaged: root.join("damaged"), youth: YOUTH }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where a content is while it is being removed.
@@ -123,7 +128,7 @@ impl Tiers {
     }
 
     /// A time in the future, by a clock that was set back, is young too.
-    fn is_young(&self, path: &Path) -> io::Result<bool> {
+    pub fn is_young(&self, path: &Path) -> io::Result<bool> {
         let touched = fs::symlink_metadata(path)?.modified()?;
         Ok(SystemTime::now().duration_since(touched).map_or(true, |age| age < self.youth))
     }
@@ -150,7 +155,7 @@ fn link(from: &Path, to: &Path, directory: &Path) -> io::Result<()> {
 }
 
 /// The name never stands for half a content. One half-written by a process that died is written anew, under the lock.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let partial = to.with_extension("part");
     remove(&partial)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&partial)?;
@@ -159,7 +164,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(partial, to)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,

@@ -18,6 +18,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0006_capture.sql"),
     include_str!("schema/sqlite/0007_views.sql"),
     include_str!("schema/sqlite/0008_lineage.sql"),
+    include_str!("schema/sqlite/0009_retention.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

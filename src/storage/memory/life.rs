@@ -47,13 +47,25 @@ impl Tables {
     }
 
     pub(super) fn move_to(&mut self, position: usize, next: ArtifactState, author: &Author) {
+        let told = json!({ "from": self.rows[position].state, "to": next });
+        self.move_telling(position, next, author, told);
+    }
+
+    pub(super) fn move_telling(
+        &mut self,
+        position: usize,
+        next: ArtifactState,
+        author: &Author,
+        told: Value,
+    ) {
         let row = &mut self.rows[position];
-        let (from, digest) = (row.state, row.digest.filter(|_| row.content_kept));
+        let digest = row.digest.filter(|_| row.content_kept);
         row.state = next;
         row.updated_at = Timestamp::now();
         row.deleted_at = (next == ArtifactState::Deleted).then_some(row.updated_at);
+        row.archived_at = (next == ArtifactState::Archived).then_some(row.updated_at);
         self.look_again(digest);
-        self.tell(position, "state", author, json!({ "from": from, "to": next }));
+        self.tell(position, "state", author, told);
     }
 
     fn fill(&mut self, position: usize, content: &DeclaredContent) {
@@ -280,6 +292,8 @@ impl Tables {
             updated_at: new.at,
             deleted_at: None,
             swept_at: None,
+            archived_at: None,
+            lost_at: None,
         });
         let position = self.rows.len() - 1;
         self.produced.extend(new.run.map(|run| (run, position)));

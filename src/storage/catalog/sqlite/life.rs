@@ -59,13 +59,23 @@ impl Change<'_> {
         row: &VersionRow,
         next: ArtifactState,
     ) -> Result<(), CatalogError> {
+        self.move_telling(pk, row, next, &json!({ "from": row.state, "to": next }))
+    }
+
+    pub fn move_telling(
+        &self,
+        pk: i64,
+        row: &VersionRow,
+        next: ArtifactState,
+        told: &Value,
+    ) -> Result<(), CatalogError> {
         self.execute(
             "UPDATE version SET state = ?1, updated_at = ?2, held = held AND ?1 <> 'READY', \
-                 deleted_at = CASE ?1 WHEN 'DELETED' THEN ?2 END WHERE pk = ?3",
+                 deleted_at = CASE ?1 WHEN 'DELETED' THEN ?2 END, archived_at = CASE ?1 WHEN 'ARCHIVED' THEN ?2 END WHERE pk = ?3",
             params![next.as_str(), self.at.as_microsecond(), pk],
         )?;
         self.look_again(row.digest.filter(|_| row.content_kept))?;
-        self.tell(row, "state", &json!({ "from": row.state, "to": next }))
+        self.tell(row, "state", told)
     }
 
     /// Makes a change that was checked.

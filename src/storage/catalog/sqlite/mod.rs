@@ -13,8 +13,10 @@ mod function;
 mod life;
 mod lineage;
 mod list;
+mod policy;
 mod readers;
 mod register;
+mod retention;
 mod row;
 mod seen;
 mod statement;
@@ -25,6 +27,7 @@ use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::life::{Life, Refusal, next_state};
 use crate::storage::lineage::{Input, MadeFrom, Use, VersionKey};
+use crate::storage::retention::Retention;
 use crate::storage::view::ViewCatalog;
 use crate::storage::{
     Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
@@ -126,6 +129,19 @@ fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// Notes which version is the latest after one of them was deleted or came back.
+fn follow_latest(transaction: &Transaction, id: ArtifactId) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "UPDATE artifact SET latest = coalesce( \
+                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk AND state <> 'DELETED'), \
+                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk)) \
+             FROM (SELECT pk FROM artifact WHERE id = ?1) AS pk_of WHERE artifact.pk = pk_of.pk",
+        )?
+        .execute([id.as_uuid().as_bytes()])
+        .map(drop)
+}
+
 impl Catalog for SqliteCatalog {
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
         const DOING: &str = "register versions";
@@ -196,20 +212,16 @@ impl Catalog for SqliteCatalog {
                     }
                 });
             };
-            transaction
-                .execute(
-                    "UPDATE artifact SET latest = coalesce( \
-                         (SELECT max(number) FROM version WHERE artifact = pk_of.pk AND state <> 'DELETED'), \
-                         (SELECT max(number) FROM version WHERE artifact = pk_of.pk)) \
-                     FROM (SELECT pk FROM artifact WHERE id = ?1) AS pk_of WHERE artifact.pk = pk_of.pk",
-                    [id.as_uuid().as_bytes()],
-                )
-                .map_err(sql(DOING))?;
+            follow_latest(transaction, id).map_err(sql(DOING))?;
             Ok(find(transaction, owner, id, Which::Number(number))?.map(|(_, row)| row))
         })
     }
 
     fn life(&self) -> &dyn Life {
+        self
+    }
+
+    fn retention(&self) -> &dyn Retention {
         self
     }
 

@@ -21,7 +21,7 @@ use std::path::Path;
 pub(super) const COLUMNS: &str = "v.pk, a.id, v.number, v.parent, v.origin, v.owner_uid, a.host_path, v.workspace, v.mount, v.path, \
      v.run, v.graph_id, v.node_id, v.writer_pid, v.writer_uid, v.writer_command, v.type, v.suspected, v.mime, v.state, v.held, \
      v.pinned, v.quarantined, v.size, v.digest, v.content_kept, v.closes, v.metadata, v.created_at, v.updated_at, v.deleted_at, \
-     v.swept_at, v.secret_scan, \
+     v.swept_at, v.archived_at, v.lost_at, v.secret_scan, \
      (SELECT json_group_array(json_array(secret, encoding, position)) FROM finding WHERE version = v.pk) AS findings, \
      (SELECT json_group_array(name) FROM alias WHERE artifact = a.pk) AS aliases, \
      (SELECT json_group_array(name) FROM label WHERE version = v.pk) AS labels, \
@@ -60,6 +60,11 @@ pub(super) fn select(
         found.push(read(&Columns { row, doing })?);
     }
     Ok(found)
+}
+
+/// The version in one row of a statement that selects more than [`COLUMNS`].
+pub(super) fn read_at(row: &Row<'_>, doing: &'static str) -> Result<VersionRow, CatalogError> {
+    Ok(read(&Columns { row, doing })?.1)
 }
 
 pub(super) struct Columns<'a> {
@@ -167,6 +172,8 @@ fn read(columns: &Columns<'_>) -> Result<(i64, VersionRow), CatalogError> {
         updated_at: columns.needed_time("updated_at")?,
         deleted_at: columns.time("deleted_at")?,
         swept_at: columns.time("swept_at")?,
+        archived_at: columns.time("archived_at")?,
+        lost_at: columns.time("lost_at")?,
     };
     Ok((columns.get("pk")?, version))
 }
