@@ -3,6 +3,8 @@
 //! Before anything is sent, the daemon behind a socket must be this user's or root's: descriptors and secrets go through
 //! it. One connection per call; a call that waits for a run then never stands in the way of one that signals it.
 
+mod cleanup;
+
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
 use crate::sys::scm_rights;
 use crate::sys::unix_socket::{Address, connect_seqpacket};

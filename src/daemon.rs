@@ -242,6 +242,8 @@ impl Running {
         settings.debounce_max = config.artifacts.debounce_max;
         settings.content_bytes_max = config.artifacts.content_size_max;
         settings.undo_window = config.artifacts.undo_window;
+        // The daemon of one command ends with it and would hold it up.
+        settings.cleanup = (kind == Kind::Service).then(|| config.artifacts.cleanup.clone());
         settings.scan = config.artifacts.scan;
         settings.rules.clone_from(&config.artifacts.rules);
         settings.secrets = config.artifacts.secrets;

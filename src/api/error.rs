@@ -109,7 +109,11 @@ impl From<artifact::Error> for ApiError {
         let detail = sentence(&error);
         match error {
             E::NotFound { .. } => Self::not_found("artifact-not-found", detail),
-            E::BadReference { .. }
+            E::NoSuchPlan { .. } => Self::not_found("plan-not-found", detail),
+            E::NoSuchPolicy { .. } => Self::not_found("policy-not-found", detail),
+            E::ContentLost { .. } => Self::new(StatusCode::GONE, "content-lost", detail),
+            E::BadCriteria(_)
+            | E::BadReference { .. }
             | E::BadQuery { .. }
             | E::BadRequest { .. }
             | E::Unreadable { .. } => Self::invalid(detail),

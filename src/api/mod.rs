@@ -5,6 +5,7 @@
 
 pub mod artifacts;
 pub mod auth;
+pub mod cleanup;
 pub mod content;
 pub mod descriptors;
 pub mod door;
@@ -142,6 +143,14 @@ pub fn router(api: Api) -> Router {
         .route("/v1/artifacts/{reference}/events", get(events::of_artifact))
         .route("/v1/events", get(events::all))
         .route("/v1/artifacts/{reference}/lineage", get(lineage::show))
+        .route("/v1/cleanup/plans", post(cleanup::plan).get(cleanup::plans))
+        .route("/v1/cleanup/plans/{id}", get(cleanup::show))
+        .route("/v1/cleanup/plans/{id}/apply", post(cleanup::apply))
+        .route("/v1/cleanup/policies", get(cleanup::policies))
+        .route(
+            "/v1/cleanup/policies/{name}",
+            put(cleanup::set_policy).get(cleanup::policy).delete(cleanup::remove_policy),
+        )
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method);
     routes.layer(from_fn(log::requests)).with_state(api)

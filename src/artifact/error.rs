@@ -2,8 +2,9 @@
 
 use super::rules::BadPattern;
 use crate::model::artifact::ArtifactState;
+use crate::model::cleanup::BadCriteria;
 use crate::model::expression::parse::SyntaxError;
-use crate::model::id::ArtifactId;
+use crate::model::id::{ArtifactId, PlanId, PolicyName};
 use crate::model::names::Alias;
 use crate::storage::life::Refusal;
 use crate::storage::{BlobError, CatalogError, PlaceError};
@@ -29,6 +30,16 @@ pub enum Error {
     Journal(#[source] io::Error),
     #[error("cannot scan the workspace's directories")]
     Scan(#[source] super::scan::ScanError),
+    #[error("no clean-up plan {id}")]
+    NoSuchPlan { id: PlanId },
+    #[error("no clean-up policy {name} of yours")]
+    NoSuchPolicy { name: PolicyName },
+    #[error(transparent)]
+    BadCriteria(#[from] BadCriteria),
+    #[error(
+        "the content of artifact {reference} is lost: it was gone from the store, or damaged there; the file was {host_path}"
+    )]
+    ContentLost { reference: String, host_path: String },
     #[error(
         "no artifact {reference}: `belljar artifact ls` lists those that there are, and `versions` the versions of one"
     )]

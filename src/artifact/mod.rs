@@ -13,6 +13,8 @@
 //!
 //! All calls of [`Artifacts`] but those of its observers may block; async code makes them from a blocking pool.
 
+mod choose;
+mod cleanup;
 mod copy;
 mod cursor;
 pub mod declare;
@@ -40,6 +42,7 @@ mod registry;
 pub mod rules;
 mod scan;
 mod schedule;
+mod scheduler;
 mod secrets;
 mod service;
 mod settings;
@@ -74,6 +77,7 @@ use observer::Observer;
 use record::{MountRecord, Record, RunInfo, WorkspaceRecord};
 use rules::Rules;
 use schedule::Schedule;
+use scheduler::Scheduler;
 use service::{Parts, Service};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -104,6 +108,8 @@ pub struct Artifacts {
 struct Handle {
     service: Arc<Service>,
     sweeper: Sweeper,
+    /// In a daemon that serves for longer than a command.
+    scheduler: Option<Scheduler>,
 }
 
 /// A workspace whose writes are to be followed.
@@ -206,7 +212,14 @@ impl Artifacts {
         let service = Arc::new(Service::new(parts));
         let sweeper =
             Sweeper::start(&service).map_err(state_error("start the sweeper for", &root))?;
-        let handle = Handle { service: service.clone(), sweeper };
+        let scheduler = match service.settings.cleanup {
+            Some(_) => Some(
+                Scheduler::start(&service)
+                    .map_err(state_error("start the clean-up schedule for", &root))?,
+            ),
+            None => None,
+        };
+        let handle = Handle { service: service.clone(), sweeper, scheduler };
         service
             .watch
             .start(&service, registrar::run)
@@ -441,6 +454,9 @@ impl Handle {
     fn stop(&self) {
         self.service.stop();
         self.sweeper.stop();
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.stop();
+        }
         self.service.watch.join();
         self.service.forget_sources();
         // No record may follow: once the lock is free another daemon reads the journal.

@@ -2,6 +2,7 @@
 
 use super::rules::IGNORED_BY_DEFAULT;
 use crate::config::SecretPolicy;
+use crate::config::cleanup::CleanupPolicy;
 use crate::config::rules::Rule;
 use crate::model::artifact::ScanPolicy;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub ignore: Vec<String>,
     /// How long a deletion can be taken back; after it the content is given up.
     pub undo_window: Duration,
+    /// The configuration's clean-up policies, in a daemon that runs policies.
+    pub cleanup: Option<Vec<CleanupPolicy>>,
     /// What the user says about files by their names; outranks `ignore`.
     pub rules: Vec<Rule>,
     /// What happens to a content in which a secret of its workspace stands.
@@ -66,6 +69,7 @@ impl Settings {
             scan: ScanPolicy::OnUnclean,
             ignore: IGNORED_BY_DEFAULT.iter().map(|&pattern| pattern.to_owned()).collect(),
             undo_window: Duration::from_secs(7 * 24 * 3_600),
+            cleanup: None,
             rules: Vec::new(),
             secrets: SecretPolicy::Warn,
             recovery_wait: Duration::from_secs(10),

@@ -4,7 +4,7 @@ use super::connect::{Connection, Context};
 use super::exit::{DONE, FAILED};
 use super::lineage::{self, LineageOptions};
 use super::query::Filters;
-use super::{Outcome, life, output};
+use super::{Outcome, cleanup, life, output};
 use crate::client::ClientError;
 use crate::config::units::parse_duration;
 use crate::model::artifact::{ArtifactState, SecretScan};
@@ -76,6 +76,11 @@ pub enum ArtifactCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Plan what is to go, and do it with --apply.
+    Cleanup(Box<cleanup::CleanupArguments>),
+    /// Make, list and remove clean-up policies.
+    #[command(subcommand)]
+    Policy(cleanup::PolicyCommand),
     /// List what happened, oldest first.
     Events(life::EventsArguments),
     /// Wait until everything that was closed before is registered.
@@ -155,6 +160,8 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Lineage(options) => lineage::show(&connection, options),
         ArtifactCommand::Register(arguments) => life::register(&connection, *arguments),
         ArtifactCommand::Update(arguments) => life::update(&connection, *arguments),
+        ArtifactCommand::Cleanup(arguments) => cleanup::cleanup(&connection, *arguments),
+        ArtifactCommand::Policy(command) => cleanup::policy(&connection, command),
         ArtifactCommand::Events(arguments) => life::events(&connection, &arguments),
         ArtifactCommand::Versions { reference, json } => {
             let page = life::versions(&connection, &reference)?;

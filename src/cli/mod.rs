@@ -4,6 +4,7 @@
 //! [`StartPrivate`], because the command line stands below the daemon.
 
 pub mod artifact;
+pub mod cleanup;
 pub mod completions;
 pub mod connect;
 pub mod daemon;

@@ -97,7 +97,7 @@ fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
 }
 
 /// Checked here already, where the caret can stand below what was typed.
-fn parse_expression(text: &str) -> Result<String, String> {
+pub(super) fn parse_expression(text: &str) -> Result<String, String> {
     let parsed = text.parse::<Expression>().map(|_| text.to_owned());
     parsed.map_err(|error: SyntaxError| {
         format!("{error}\n\n  {}", error.caret(text).replace('\n', "\n  "))

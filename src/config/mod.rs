@@ -2,6 +2,7 @@
 //!
 //! File < environment < flag. `config/belljard.yaml` documents each key; a test holds it to the defaults below.
 
+pub mod cleanup;
 pub mod paths;
 pub mod rules;
 pub mod units;
@@ -78,6 +79,8 @@ pub struct Artifacts {
     pub content_size_max: u64,
     #[serde(with = "units::duration")]
     pub undo_window: Duration,
+    /// Clean-up policies for every user by themselves.
+    pub cleanup: Vec<cleanup::CleanupPolicy>,
     pub scan: ScanPolicy,
     /// The first that matches a file decides.
     pub rules: Vec<rules::Rule>,
@@ -152,6 +155,7 @@ impl Default for Artifacts {
             debounce_max: Duration::from_secs(5),
             content_size_max: 1 << 30,
             undo_window: Duration::from_secs(7 * 24 * 3_600),
+            cleanup: Vec::new(),
             scan: ScanPolicy::OnUnclean,
             rules: Vec::new(),
             secrets: SecretPolicy::Warn,
@@ -279,6 +283,12 @@ impl Config {
         within("artifacts.content_size_max", content, 0, 1 << 50, size)?;
         let undo = artifacts.undo_window.as_millis();
         within("artifacts.undo_window", undo, 0, 3_660 * 24 * 60 * MINUTE, time)?;
+        let policies = artifacts.cleanup.len() as u128;
+        within("artifacts.cleanup", policies, 0, cleanup::POLICIES_MAX as u128, number)?;
+        if let Some(name) = cleanup::repeated(&artifacts.cleanup) {
+            let message = format!("`artifacts.cleanup` has two policies called {name}");
+            return Err(ConfigError::Inconsistent { origin: origin.to_owned(), message });
+        }
         let rules = artifacts.rules.len() as u128;
         within("artifacts.rules", rules, 0, rules::RULES_MAX as u128, number)?;
         let input = artifacts.input_size_max.into();
