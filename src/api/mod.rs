@@ -21,6 +21,7 @@ pub mod log;
 pub mod runs;
 pub mod secrets;
 pub mod status;
+pub mod verify;
 pub mod workspaces;
 
 use crate::workspace::RunScope;
@@ -131,6 +132,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/runs/{id}/signal", post(runs::signal))
         .route("/v1/artifacts", get(artifacts::list).post(life::register))
         .route("/v1/artifacts/sync", post(artifacts::sync))
+        .route("/v1/artifacts/verify", post(verify::verify))
         .route(
             "/v1/artifacts/{reference}",
             get(artifacts::show).patch(life::update).delete(artifacts::remove),

@@ -115,6 +115,18 @@ pub(super) fn claim_dead(state_dir: &Path, own: Uuid) -> io::Result<Vec<Instance
     Ok(claimed)
 }
 
+/// Whether a daemon holds that place in the state directory. The lock is tried for a moment; who looks at the same moment
+/// to take over a dead one's place finds it taken, and leaves it to the next.
+pub(super) fn is_alive(state_dir: &Path, uuid: Uuid) -> io::Result<bool> {
+    let instances = state_dir.join("instances");
+    let unfinished = instances.join(format!("{UNFINISHED}{uuid}"));
+    let directory = instances.join(uuid.to_string());
+    if unfinished.exists() {
+        return Ok(true);
+    }
+    Ok(directory.exists() && try_lock(&directory)?.is_none())
+}
+
 fn remove_unfinished(uuid: Uuid, directory: &Path) -> io::Result<()> {
     let age = fs::symlink_metadata(directory)
         .and_then(|m| m.modified())

@@ -126,7 +126,11 @@ pub(super) fn mount_directory(
 
 /// This thread looks at files as the workspace's owner, where it could do more than that.
 pub(super) fn act_as_owner(workspace: &WorkspaceRecord) -> io::Result<Option<ScopedIdentity>> {
-    let owner = workspace.owner_uid;
+    act_as(workspace.owner_uid)
+}
+
+/// The same for any user.
+pub(super) fn act_as(owner: u32) -> io::Result<Option<ScopedIdentity>> {
     if owner == 0 || !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }

@@ -47,6 +47,7 @@ mod secrets;
 mod service;
 mod settings;
 mod sweeper;
+mod verify;
 mod views;
 mod watch;
 mod writers;
@@ -181,7 +182,8 @@ impl Artifacts {
             .map_err(state_error("make the state directory", root))?;
         let catalog = SqliteCatalog::open(&root.join("catalog.sqlite"))?;
         let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
-            .with_archive(root.join("archive"));
+            .with_archive(root.join("archive"))
+            .with_damaged(root.join("damaged"));
         Self::with_storage(settings, Box::new(blobs), Box::new(catalog))
     }
 

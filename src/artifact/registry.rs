@@ -46,6 +46,10 @@ pub(super) fn content(
     }
     match artifact.digest.filter(|_| artifact.content_kept) {
         Some(digest) => Ok((artifact, blobs.open(&digest)?)),
+        None if artifact.content_lost_at.is_some() => Err(Error::ContentLost {
+            reference: reference.to_owned(),
+            host_path: artifact.host_path,
+        }),
         None if !artifact.secrets_found.is_empty() => {
             Err(Error::ContentBlocked { reference: reference.to_owned() })
         }
@@ -171,6 +175,7 @@ pub(super) fn shown(row: VersionRow) -> Artifact {
         created_at: row.created_at,
         updated_at: row.updated_at,
         deleted_at: row.deleted_at,
+        content_lost_at: row.lost_at,
     }
 }
 

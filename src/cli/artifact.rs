@@ -4,7 +4,7 @@ use super::connect::{Connection, Context};
 use super::exit::{DONE, FAILED};
 use super::lineage::{self, LineageOptions};
 use super::query::Filters;
-use super::{Outcome, cleanup, life, output};
+use super::{Outcome, cleanup, life, output, verify};
 use crate::client::ClientError;
 use crate::config::units::parse_duration;
 use crate::model::artifact::{ArtifactState, SecretScan};
@@ -81,6 +81,8 @@ pub enum ArtifactCommand {
     /// Make, list and remove clean-up policies.
     #[command(subcommand)]
     Policy(cleanup::PolicyCommand),
+    /// Check that contents and what is known of them agree; exit code 1 when something is wrong.
+    Verify(verify::VerifyArguments),
     /// List what happened, oldest first.
     Events(life::EventsArguments),
     /// Wait until everything that was closed before is registered.
@@ -162,6 +164,7 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Update(arguments) => life::update(&connection, *arguments),
         ArtifactCommand::Cleanup(arguments) => cleanup::cleanup(&connection, *arguments),
         ArtifactCommand::Policy(command) => cleanup::policy(&connection, command),
+        ArtifactCommand::Verify(arguments) => verify::verify(&connection, arguments),
         ArtifactCommand::Events(arguments) => life::events(&connection, &arguments),
         ArtifactCommand::Versions { reference, json } => {
             let page = life::versions(&connection, &reference)?;

@@ -21,6 +21,7 @@ pub mod receipt;
 pub mod run;
 pub mod secret;
 pub mod secret_source;
+pub mod verify;
 pub mod workspace;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};

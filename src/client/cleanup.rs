@@ -1,8 +1,9 @@
-//! Calls about clean-up.
+//! Calls about clean-up and verification.
 
 use super::{Client, ClientError, encode};
 use crate::model::id::{PlanId, PolicyName};
 use crate::wire::cleanup::{Plan, PlanList, PlanRequest, Policy, PolicyList, PolicyRequest};
+use crate::wire::verify::{VerifyReport, VerifyRequest};
 use hyper::Method;
 use hyper::body::Bytes;
 
@@ -28,6 +29,14 @@ impl Client {
         let doing = "applying a clean-up plan";
         let path = format!("/v1/cleanup/plans/{id}/apply");
         let answer = self.exchange(doing, Method::POST, &path, Bytes::new()).await?;
+        self.json(doing, answer).await
+    }
+
+    /// One part; a large content takes its time.
+    pub async fn verify(&self, request: &VerifyRequest) -> Result<VerifyReport, ClientError> {
+        let doing = "verifying artifacts";
+        let body = encode(doing, request)?;
+        let answer = self.exchange(doing, Method::POST, "/v1/artifacts/verify", body).await?;
         self.json(doing, answer).await
     }
 

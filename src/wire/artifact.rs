@@ -63,6 +63,9 @@ pub struct Artifact {
     pub updated_at: Timestamp,
     /// When it was marked as DELETED; it can be restored for a while.
     pub deleted_at: Option<Timestamp>,
+    /// When its content, which had been kept, was found to be gone or damaged for good.
+    #[serde(default)]
+    pub content_lost_at: Option<Timestamp>,
 }
 
 /// A secret in a content.

@@ -11,4 +11,5 @@ pub mod lineage;
 pub mod list;
 pub mod problem;
 pub mod run;
+pub mod verify;
 pub mod workspace;
