@@ -60,7 +60,8 @@ fn set(place: &Place, value: &[u8]) {
 
 /// A process of this machine whose arguments contain `marker`, by its number outside of the sandbox.
 fn host_pid(marker: &str) -> u32 {
-    let entries = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+    // Others end meanwhile.
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let shows = |pid: &u32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
