@@ -35,6 +35,7 @@ use handle::{Handle, HandleTable};
 use inode::{FIRST_HOST_NODE, Inode, InodeTable, Name};
 use nix::errno::Errno;
 use observer::WriteObserver;
+use process::Askers;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -88,6 +89,7 @@ pub struct Vfs {
     /// What the observer answered at the beginning.
     hears_reads: bool,
     attribution: Arc<dyn Attribution>,
+    askers: Askers,
     owner: Option<Credentials>,
     kept: Arc<KeptDescriptors>,
     created: Time,
@@ -154,6 +156,7 @@ impl Vfs {
             control,
             hears_reads: observer.hears_reads(),
             observer,
+            askers: Askers::new(Arc::clone(&attribution)),
             attribution,
             kept: descriptors.share(),
             created: Time::now(),

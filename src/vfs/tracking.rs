@@ -13,7 +13,7 @@ use super::backing::{self, Caller};
 use super::error::Error;
 use super::inode::Inode;
 use super::observer::{FileKey, FileSource, Location, Tracking, Writer};
-use super::process;
+use super::process::Asker;
 use crate::model::path::VirtualPath;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -30,15 +30,8 @@ impl Vfs {
     }
 
     fn writer(&self, caller: &Caller) -> Writer {
-        if caller.pid == 0 {
-            return Writer { run: None, pid: 0, uid: caller.uid, command: None };
-        }
-        Writer {
-            run: self.attribution.run_of(caller.pid),
-            pid: process::process_of(caller.pid),
-            uid: caller.uid,
-            command: process::command_of(caller.pid),
-        }
+        let Asker { process, run, command } = self.askers.look(caller.pid);
+        Writer { run, pid: process, uid: caller.uid, command }
     }
 
     /// The place of a name, or `None` when the directory itself is no longer in the tree.
@@ -84,8 +77,10 @@ impl Vfs {
         let descriptor = self.descriptor(inode)?;
         let mut writing = inode.writing();
         if writing.writers == 0 {
-            // Looking also arms the kernel's fine timestamps: the next write gets another ctime (multigrain timestamps).
-            writing.before = Some(Stamp::of(&backing::stat(descriptor.as_fd())?));
+            // What was just made counts as changed, whatever it looks like. Looking also arms the kernel's fine
+            // timestamps: the next write gets another ctime (multigrain timestamps).
+            let look = || backing::stat(descriptor.as_fd()).map(|stat| Stamp::of(&stat));
+            writing.before = if created { None } else { Some(look()?) };
             writing.changed = false;
         }
         // A file without a name (removed while open) can still be written, but leaves nothing behind.
@@ -120,9 +115,12 @@ impl Vfs {
         if writing.writers > 0 {
             return;
         }
-        let stamp = descriptor.and_then(|descriptor| backing::stat(descriptor.as_fd()));
+        let stamp = || {
+            let stat = descriptor.and_then(|descriptor| backing::stat(descriptor.as_fd()));
+            stat.map(|stat| Stamp::of(&stat)).ok()
+        };
         // What cannot be looked at counts as changed: better a copy too many than one too few.
-        let changed = writing.changed || stamp.map(|stat| Stamp::of(&stat)).ok() != writing.before;
+        let changed = writing.changed || stamp() != writing.before;
         self.observer.closed(FileKey(inode.id), changed);
     }
 
