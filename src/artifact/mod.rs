@@ -398,8 +398,8 @@ impl Artifacts {
     }
 
     /// The versions that a run produced, including those that it wrote again with the same bytes.
-    pub fn of_run(&self, run: RunId) -> Result<Vec<Artifact>, Error> {
-        registry::of_run(&*self.service().catalog, run)
+    pub fn of_run<T>(&self, run: RunId, take: impl Fn(Artifact) -> T) -> Result<Vec<T>, Error> {
+        registry::of_run(&*self.service().catalog, run, take)
     }
 
     /// The artifacts of one workspace as files. Its calls may wait for the catalog.

@@ -60,8 +60,14 @@ pub(super) fn content(
     }
 }
 
-pub(super) fn of_run(catalog: &dyn Catalog, run: RunId) -> Result<Vec<Artifact>, Error> {
-    Ok(catalog.of_run(run, OF_RUN_MAX)?.into_iter().map(shown).collect())
+pub(super) fn of_run<T>(
+    catalog: &dyn Catalog,
+    run: RunId,
+    take: impl Fn(Artifact) -> T,
+) -> Result<Vec<T>, Error> {
+    let mut taken = Vec::new();
+    catalog.of_run(run, OF_RUN_MAX, &mut |row| taken.push(take(shown(row))))?;
+    Ok(taken)
 }
 
 pub(super) fn list(

@@ -64,8 +64,12 @@ fn versions_count_up_and_the_same_bytes_make_none() {
         assert_eq!(register("two", second), Registered::Unchanged(2));
         assert_eq!(register("one", second), Registered::Version(3));
         let numbers = |run| {
-            let rows = catalog.of_run(run, 10).expect("of run");
-            rows.iter().map(|row| row.number).collect::<Vec<_>>()
+            let mut numbers = Vec::new();
+            catalog.of_run(run, 10, &mut |row| numbers.push(row.number)).expect("of run");
+            let mut first = Vec::new();
+            catalog.of_run(run, 1, &mut |row| first.push(row.number)).expect("of run");
+            assert_eq!(first, numbers[..1], "no more than asked for");
+            numbers
         };
         assert_eq!(numbers(first), [1, 2]);
         assert_eq!(numbers(second), [2, 3], "a run produced what it wrote again");

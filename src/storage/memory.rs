@@ -408,10 +408,16 @@ impl Catalog for MemoryCatalog {
         Ok(host_paths.iter().map(look).collect())
     }
 
-    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
+    fn of_run(
+        &self,
+        run: RunId,
+        limit: u32,
+        each: &mut dyn FnMut(VersionRow),
+    ) -> Result<(), CatalogError> {
         let tables = self.tables();
         let produced = tables.produced.iter().filter(|(producer, _)| *producer == run);
-        Ok(produced.take(limit as usize).map(|(_, position)| tables.shown(*position)).collect())
+        produced.take(limit as usize).for_each(|(_, position)| each(tables.shown(*position)));
+        Ok(())
     }
 
     fn views(&self) -> &dyn ViewCatalog {

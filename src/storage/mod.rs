@@ -207,11 +207,18 @@ pub trait Catalog: Send + Sync {
         host_paths: &[Vec<u8>],
     ) -> Result<Vec<LastSeen>, CatalogError>;
 
-    /// What a run produced, oldest first, including versions that it wrote again with the same bytes.
-    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError>;
+    /// Tells what a run produced, oldest first, including versions that it wrote again with the same bytes. One row at a
+    /// time: a run may have a hundred thousand, of 2 KB each.
+    fn of_run(
+        &self,
+        run: RunId,
+        limit: u32,
+        each: &mut dyn FnMut(VersionRow),
+    ) -> Result<(), CatalogError>;
 
     /// The same catalog, asked for what is shown as files.
     fn views(&self) -> &dyn view::ViewCatalog;
+
     /// Notes inputs of runs in one transaction. One whose run and number are known already stays as it is.
     fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError>;
 

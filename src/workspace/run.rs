@@ -366,7 +366,16 @@ fn conclude(
     let drained = artifacts.drain(DrainScope::Run(run.id), Instant::now() + patience);
     let mut incomplete: Vec<String> =
         drained.incomplete.iter().map(|(path, why)| format!("{path}: {why}")).collect();
-    let registered = artifacts.of_run(run.id).unwrap_or_else(|error| {
+    let listed = artifacts.of_run(run.id, |artifact| ReceiptArtifact {
+        id: artifact.id,
+        version: artifact.version,
+        path: artifact.path,
+        artifact_type: artifact.artifact_type,
+        state: artifact.state,
+        size: artifact.size,
+        digest: artifact.digest,
+    });
+    let registered = listed.unwrap_or_else(|error| {
         incomplete.push(format!("the list of this run's artifacts: {}", sentence(&error)));
         Vec::new()
     });
@@ -389,18 +398,7 @@ fn conclude(
             cpu_ms: ended.usage.cpu_us / 1000,
             peak_memory_bytes: ended.usage.peak_memory_bytes,
         },
-        artifacts: registered
-            .into_iter()
-            .map(|artifact| ReceiptArtifact {
-                id: artifact.id,
-                version: artifact.version,
-                path: artifact.path,
-                artifact_type: artifact.artifact_type,
-                state: artifact.state,
-                size: artifact.size,
-                digest: artifact.digest,
-            })
-            .collect(),
+        artifacts: registered,
         complete: drained.complete && incomplete.is_empty(),
         incomplete,
         started_at,

@@ -143,8 +143,13 @@ impl Catalog for FaultyCatalog {
     fn last_seen(&self, owner: u32, paths: &[Vec<u8>]) -> Result<Vec<LastSeen>, CatalogError> {
         self.1.last_seen(owner, paths)
     }
-    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
-        self.1.of_run(run, limit)
+    fn of_run(
+        &self,
+        run: RunId,
+        limit: u32,
+        each: &mut dyn FnMut(VersionRow),
+    ) -> Result<(), CatalogError> {
+        self.1.of_run(run, limit, each)
     }
     fn views(&self) -> &dyn ViewCatalog {
         self.1.views()

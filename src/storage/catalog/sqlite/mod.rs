@@ -35,7 +35,7 @@ use crate::storage::{
 use jiff::Timestamp;
 use readers::Readers;
 use register::register;
-use row::{COLUMNS, find, select};
+use row::{COLUMNS, each_row, find, select};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -235,19 +235,20 @@ impl Catalog for SqliteCatalog {
         host_paths.iter().map(look).collect::<rusqlite::Result<_>>().map_err(sql("look up files"))
     }
 
-    fn of_run(&self, run: RunId, limit: u32) -> Result<Vec<VersionRow>, CatalogError> {
+    fn of_run(
+        &self,
+        run: RunId,
+        limit: u32,
+        each: &mut dyn FnMut(VersionRow),
+    ) -> Result<(), CatalogError> {
         let text = format!(
             "SELECT {COLUMNS} FROM produced p JOIN version v ON v.pk = p.version JOIN artifact a ON a.pk = v.artifact \
              WHERE p.run = ? ORDER BY v.pk LIMIT ?"
         );
         let reader = lock(&self.reader);
-        let rows = select(
-            &reader,
-            "list a run's artifacts",
-            &text,
-            params![run.as_uuid().as_bytes(), limit],
-        )?;
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        let run = run.as_uuid();
+        let parameters = params![run.as_bytes(), limit];
+        each_row(&reader, "list a run's artifacts", &text, parameters, |_, row| each(row))
     }
 
     fn views(&self) -> &dyn ViewCatalog {

@@ -53,13 +53,26 @@ pub(super) fn select(
     text: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<(i64, VersionRow)>, CatalogError> {
+    let mut found = Vec::new();
+    each_row(connection, doing, text, parameters, |pk, row| found.push((pk, row)))?;
+    Ok(found)
+}
+
+/// The same, one row at a time.
+pub(super) fn each_row(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+    mut each: impl FnMut(i64, VersionRow),
+) -> Result<(), CatalogError> {
     let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
     let mut rows = statement.query(parameters).map_err(sql(doing))?;
-    let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(sql(doing))? {
-        found.push(read(&Columns { row, doing })?);
+        let (pk, version) = read(&Columns { row, doing })?;
+        each(pk, version);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The version in one row of a statement that selects more than [`COLUMNS`].
