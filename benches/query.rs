@@ -94,9 +94,9 @@ fn main() {
         std::fs::metadata(&path).unwrap().len() >> 20
     );
     let names = "
-        INSERT INTO label SELECT artifact, 'best', pk FROM version WHERE pk % 1000 = 0;
-        INSERT INTO tag SELECT pk, 'nightly' FROM version WHERE pk % 200 = 0;
-        INSERT INTO tag SELECT pk, 'common' FROM version WHERE pk % 3 = 0;
+        INSERT INTO label SELECT artifact, 'best', pk, created_at FROM version WHERE pk % 1000 = 0;
+        INSERT INTO tag SELECT pk, 'nightly', created_at FROM version WHERE pk % 200 = 0;
+        INSERT INTO tag SELECT pk, 'common', created_at FROM version WHERE pk % 3 = 0;
         INSERT INTO alias SELECT owner_uid, 'name-' || artifact, artifact FROM version WHERE pk % 100 = 0;";
     rusqlite::Connection::open(&path).unwrap().execute_batch(names).unwrap();
 
@@ -122,6 +122,11 @@ fn main() {
         ("label on 1 of 1,000", Some(1000), Filter { label: some("best"), ..none() }),
         ("tag on 1 of 200", None, Filter { tag: some("nightly"), ..none() }),
         ("tag on 1 of 3", None, Filter { tag: some("common"), ..none() }),
+        (
+            "tag on 1 of 200, by size",
+            None,
+            Filter { tag: some("nightly"), order: "size".parse().unwrap(), ..none() },
+        ),
         ("alias", Some(1001), Filter { alias: some("name-100"), ..none() }),
         ("created since", None, Filter { since: Some(middle), ..none() }),
         (

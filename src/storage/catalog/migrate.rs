@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0007_views.sql"),
     include_str!("schema/sqlite/0008_lineage.sql"),
     include_str!("schema/sqlite/0009_retention.sql"),
+    include_str!("schema/sqlite/0010_speed.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

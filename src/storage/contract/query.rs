@@ -4,6 +4,7 @@ use super::*;
 use crate::model::expression::samples;
 use crate::model::glob::Glob;
 use crate::model::order::Order;
+use crate::storage::life::{Amendment, Names};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -184,8 +185,8 @@ fn labels_tags_and_aliases_narrow_the_list_and_a_label_finds_older_versions() {
         disk.catalog.register(&[new_version(path, content, None)]).expect("register");
     }
     disk.change(
-        "INSERT INTO label SELECT artifact, 'v', pk FROM version WHERE path = x'61' AND number = 1;
-         INSERT INTO tag SELECT pk, 't' FROM version;
+        "INSERT INTO label SELECT artifact, 'v', pk, created_at FROM version WHERE path = x'61' AND number = 1;
+         INSERT INTO tag SELECT pk, 't', created_at FROM version;
          INSERT INTO alias SELECT 1000, 'n', artifact FROM version WHERE path = x'62';",
     );
     for owner in [None, Some(1000)] {
@@ -209,8 +210,8 @@ const LIFE: &str = "
         origin = CASE pk % 3 WHEN 0 THEN 'declared' ELSE 'observed' END,
         mount = CASE pk % 7 WHEN 0 THEN NULL ELSE mount END, path = CASE pk % 7 WHEN 0 THEN NULL ELSE path END,
         workspace = CASE pk % 7 WHEN 0 THEN NULL ELSE workspace END;
-    INSERT OR IGNORE INTO label SELECT artifact, iif(pk % 2, 'x', 'y'), pk FROM version WHERE pk % 3;
-    INSERT INTO tag SELECT pk, 'x' FROM version WHERE pk % 3 = 0 UNION ALL SELECT pk, '10' FROM version WHERE pk % 2;
+    INSERT OR IGNORE INTO label SELECT artifact, iif(pk % 2, 'x', 'y'), pk, created_at FROM version WHERE pk % 3;
+    INSERT INTO tag SELECT pk, 'x', created_at FROM version WHERE pk % 3 = 0 UNION ALL SELECT pk, '10', created_at FROM version WHERE pk % 2;
     INSERT INTO alias SELECT owner_uid, 'x' || pk, artifact FROM version WHERE pk % 4 = 2;";
 
 #[test]
@@ -258,4 +259,64 @@ fn sqlite_and_memory_give_every_expression_the_same_meaning() {
     });
     outcome.expect("the same");
     assert!(seen[0].get() * 10 > seen[1].get(), "expressions told rows apart only {seen:?} times");
+}
+
+/// What leads to versions from outside has keys of its own in SQLite, which end with the time and the version as well.
+#[test]
+fn pages_by_tag_label_and_run_join_in_the_order_of_time() {
+    let disk = OnDisk::new();
+    let catalog = &disk.catalog;
+    let (ours, other) = (RunId::generate(), RunId::generate());
+    for number in 0..40_i64 {
+        let path = format!("f{number:02}");
+        let new = NewVersion {
+            // Not the order in which they come, and many are made at the same time.
+            captured_at: moment(number * 7 % 5),
+            ..new_version(&path, &path, Some(if number % 3 == 0 { other } else { ours }))
+        };
+        catalog.register(&[new]).expect("register");
+    }
+    let all = Filter { limit: 1_000, ..every() };
+    for row in catalog.list(None, &all).expect("list").rows {
+        let named = Amendment {
+            tags: Names { add: vec!["t".parse().expect("a tag")], ..Names::default() },
+            labels: Names { add: vec!["l".parse().expect("a label")], ..Names::default() },
+            ..Amendment::default()
+        };
+        if row.run == Some(ours) {
+            let author = Author::User(0);
+            let amended = catalog.life().amend(None, row.id, row.number, &named, &author);
+            amended.expect("amend").expect("there");
+        }
+    }
+    for text in ["created", "created:asc", "size", "path"] {
+        let order: Order = text.parse().expect("legal");
+        let rows = catalog.list(None, &Filter { order, ..all.clone() }).expect("list").rows;
+        let expected: Vec<String> =
+            rows.iter().filter(|row| row.run == Some(ours)).map(name).collect();
+        assert_eq!(expected.len(), 26);
+        for narrowed in [
+            Filter { tag: Some("t".into()), ..every() },
+            Filter { label: Some("l".into()), ..every() },
+            Filter { run: Some(ours), ..every() },
+            Filter { run: Some(ours), tag: Some("t".into()), ..every() },
+        ] {
+            let mut filter = Filter { order, limit: 7, ..narrowed };
+            let mut seen = Vec::new();
+            loop {
+                let page = catalog.list(None, &filter).expect("list");
+                seen.extend(page.rows.iter().map(name));
+                let Some(next) = page.next else { break };
+                filter.after = Some(next);
+            }
+            assert_eq!(seen, expected, "{text}: {filter:?}");
+            let since = Filter { since: Some(moment(1)), before: Some(moment(3)), ..filter };
+            let some = catalog.list(None, &Filter { after: None, limit: 100, ..since });
+            let times = |row: &VersionRow| (moment(1)..moment(3)).contains(&row.created_at);
+            let some = some.expect("list").rows;
+            let every_one = rows.iter().filter(|row| row.run == Some(ours) && times(row));
+            assert_eq!(some.len(), every_one.count());
+            assert!(some.iter().all(times));
+        }
+    }
 }

@@ -86,8 +86,8 @@ impl Change<'_> {
         )?;
         if let Some(run) = &new.run {
             self.execute(
-                "INSERT INTO produced (run, version) VALUES (?, ?)",
-                params![run.as_uuid().as_bytes(), pk],
+                "INSERT INTO produced (run, created_at, version) VALUES (?, ?, ?)",
+                params![run.as_uuid().as_bytes(), at, pk],
             )?;
         }
         let Some((_, row)) = find(self.transaction, None, id, Which::Latest)? else {

@@ -165,8 +165,8 @@ impl Change<'_> {
                 continue;
             }
             self.execute(
-                "INSERT INTO label (artifact, name, version) SELECT artifact, ?1, pk FROM version WHERE pk = ?2 \
-                 ON CONFLICT (artifact, name) DO UPDATE SET version = excluded.version",
+                "INSERT INTO label (artifact, name, version, created_at) SELECT artifact, ?1, pk, created_at FROM version WHERE pk = ?2 \
+                 ON CONFLICT (artifact, name) DO UPDATE SET version = excluded.version, created_at = excluded.created_at",
                 params![label.as_str(), pk],
             )?;
             self.tell(row, "label-set", &json!({ "label": label, "from": before }))?;
@@ -182,7 +182,7 @@ impl Change<'_> {
         }
         for tag in &change.tags.add {
             self.execute(
-                "INSERT INTO tag (version, name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO tag (version, name, created_at) SELECT pk, ?2, created_at FROM version WHERE pk = ?1 ON CONFLICT DO NOTHING",
                 params![pk, tag.as_str()],
             )?;
         }

@@ -44,13 +44,13 @@ pub(super) fn note(transaction: &Transaction, inputs: &[Input]) -> rusqlite::Res
 pub(super) fn note_production(
     transaction: &Transaction,
     run: RunId,
-    version: i64,
+    (version, created_at): (i64, i64),
     bounds: Option<InputBounds>,
 ) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO produced (run, version, inputs_before, inputs_until) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (run, version) DO UPDATE SET \
+            "INSERT INTO produced (run, version, inputs_before, inputs_until, created_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT (run, created_at, version) DO UPDATE SET \
                  inputs_before = coalesce(max(inputs_before, ?3), inputs_before, ?3), \
                  inputs_until = coalesce(max(inputs_until, ?4), inputs_until, ?4)",
         )?
@@ -59,6 +59,7 @@ pub(super) fn note_production(
             version,
             bounds.map(|bounds| integer(bounds.before)),
             bounds.map(|bounds| integer(bounds.until)),
+            created_at,
         ])?;
     Ok(())
 }

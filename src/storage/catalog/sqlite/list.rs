@@ -65,23 +65,45 @@ impl Lead {
         Lead::Owner,
     ];
 
-    /// Which index of `version` the statement uses.
-    fn index(self) -> &'static str {
+    /// The versions and which index leads to them.
+    fn versions(self) -> &'static str {
         match self {
-            // Looked up by their keys, which come from other tables.
-            Lead::Run | Lead::Label | Lead::Tag | Lead::Alias => "NOT INDEXED",
-            Lead::Graph => "INDEXED BY version_by_graph",
-            Lead::Workspace => "INDEXED BY version_by_workspace",
-            Lead::Type => "INDEXED BY version_by_type",
-            Lead::Owner => "INDEXED BY version_by_owner",
-            Lead::Updated => "INDEXED BY version_by_updated",
-            Lead::State => "INDEXED BY version_by_state",
+            Lead::Run => "produced way CROSS JOIN version v ON v.pk = way.version",
+            Lead::Label => {
+                "label way INDEXED BY label_by_name CROSS JOIN version v ON v.pk = way.version"
+            }
+            Lead::Tag => {
+                "tag way INDEXED BY tag_by_name CROSS JOIN version v ON v.pk = way.version"
+            }
+            // Looked up by their keys, which come from another table.
+            Lead::Alias => "version v NOT INDEXED",
+            Lead::Graph => "version v INDEXED BY version_by_graph",
+            Lead::Workspace => "version v INDEXED BY version_by_workspace",
+            Lead::Type => "version v INDEXED BY version_by_type",
+            Lead::Owner => "version v INDEXED BY version_by_owner",
+            Lead::Updated => "version v INDEXED BY version_by_updated",
+            Lead::State => "version v INDEXED BY version_by_state",
         }
     }
 
-    /// Whether it gives keys in no order of time, so that all of them are fetched and sorted.
-    fn is_set(self) -> bool {
-        matches!(self, Lead::Run | Lead::Label | Lead::Tag | Lead::Alias)
+    /// Which column of the table `way` has what is asked for, where another table than `version` leads in order of time.
+    fn way(self) -> Option<&'static str> {
+        match self {
+            Lead::Run => Some("way.run ="),
+            Lead::Label | Lead::Tag => Some("way.name ="),
+            Lead::Alias
+            | Lead::Graph
+            | Lead::Workspace
+            | Lead::Type
+            | Lead::Owner
+            | Lead::Updated
+            | Lead::State => None,
+        }
+    }
+
+    /// Whether it finds its versions in another table than `version`.
+    fn is_elsewhere(self) -> bool {
+        self == Lead::Alias || self.way().is_some()
     }
 }
 
@@ -112,7 +134,7 @@ impl Question<'_> {
         let usual = self.usual(&asked);
         // One index alone, which also gives the order, needs no count.
         let choices = asked.len() + usize::from(usual == Lead::Updated);
-        if choices < 2 && !asked.iter().any(|lead| lead.is_set()) {
+        if choices < 2 && !asked.iter().any(|lead| self.is_set(*lead)) {
             return Ok(usual);
         }
         let mut least: Option<(u32, Lead)> = None;
@@ -125,9 +147,15 @@ impl Question<'_> {
         Ok(least.map_or(usual, |(_, lead)| lead))
     }
 
+    /// Whether it gives keys in an order that is not the one asked for, so that all of them are fetched and sorted.
+    fn is_set(&self, lead: Lead) -> bool {
+        lead == Lead::Alias || (lead.way().is_some() && self.filter.order.by != OrderBy::Created)
+    }
+
     /// What leads when everything that is asked for is many.
     fn usual(&self, asked: &[Lead]) -> Lead {
-        if let Some(lead) = asked.iter().find(|lead| !lead.is_set() && **lead != Lead::Owner) {
+        if let Some(lead) = asked.iter().find(|lead| !self.is_set(**lead) && **lead != Lead::Owner)
+        {
             return *lead;
         }
         let updated = self.filter.order.by == OrderBy::Updated
@@ -241,7 +269,7 @@ impl Question<'_> {
     /// The states and types of each part; empty means any.
     fn parts(&self, lead: Lead) -> Vec<(Vec<ArtifactState>, Vec<String>)> {
         let filter = self.filter;
-        if lead.is_set() {
+        if lead.is_elsewhere() {
             return vec![(filter.states.clone(), filter.types.clone())];
         }
         let states = if filter.states.is_empty() { &STATES[..] } else { &filter.states };
@@ -278,16 +306,17 @@ impl Question<'_> {
         types: &[String],
     ) {
         let order = self.filter.order;
+        let (pk, created_at) = self.ends(lead);
         let key = match order.by {
-            OrderBy::Created => "v.created_at",
+            OrderBy::Created => created_at,
             OrderBy::Updated => "v.updated_at",
             OrderBy::Size => "v.size",
             OrderBy::Path => PATH_SEEN,
             OrderBy::Type => "CAST(v.type AS BLOB)",
         };
         statement.text(&format!(
-            "SELECT v.pk AS pk, {key} AS sort_key FROM version v {} CROSS JOIN artifact a ON a.pk = v.artifact WHERE ",
-            lead.index()
+            "SELECT {pk} AS pk, {key} AS sort_key FROM {} CROSS JOIN artifact a ON a.pk = v.artifact WHERE ",
+            lead.versions()
         ));
         self.conditions(statement, lead, states, types);
         if let Some(after) = &self.filter.after {
@@ -298,15 +327,24 @@ impl Question<'_> {
             };
             // The first bound is what an index can use.
             statement.and(&format!("{key} {behind}="), value.clone());
-            statement.text(&format!(" AND ({key}, v.pk) {behind} ("));
+            statement.text(&format!(" AND ({key}, {pk}) {behind} ("));
             statement.value(value);
             statement.text(", ");
             statement.value(after.version);
             statement.text(")");
         }
         let direction = if order.descending { "DESC" } else { "ASC" };
-        statement.text(&format!(" ORDER BY {key} {direction}, v.pk {direction}"));
+        statement.text(&format!(" ORDER BY {key} {direction}, {pk} {direction}"));
         self.limit(statement);
+    }
+
+    /// The key and the time of a version where the lead's index ends with them.
+    fn ends(&self, lead: Lead) -> (&'static str, &'static str) {
+        if lead.way().is_some() {
+            ("way.version", "way.created_at")
+        } else {
+            ("v.pk", "v.created_at")
+        }
     }
 
     /// One more than asked for tells whether there is a next page.
@@ -345,13 +383,22 @@ impl Question<'_> {
         if !filter.wants_every_version() {
             statement.text(" AND v.number = a.latest");
         }
-        for set in Lead::COUNTED.into_iter().filter(|lead| lead.is_set()) {
+        for set in Lead::COUNTED.into_iter().filter(|lead| lead.is_elsewhere()) {
             let Some(keys) = self.names(set) else { continue };
-            if set == lead {
-                statement.text(&format!(" AND v.pk IN ({})", keys.text));
-            } else {
-                let own = if set == Lead::Alias { "named.pk" } else { "version" };
-                statement.text(&format!(" AND EXISTS ({} AND {own} = v.pk)", keys.text));
+            match (set == lead, set.way()) {
+                (true, Some(way)) => statement.text(&format!(" AND {way} ?")),
+                (true, None) => statement.text(&format!(" AND v.pk IN ({})", keys.text)),
+                (false, _) => {
+                    let own = if set == Lead::Alias {
+                        "named.pk = v.pk"
+                    } else if set == Lead::Run {
+                        // The key of the table.
+                        "created_at = v.created_at AND version = v.pk"
+                    } else {
+                        "version = v.pk"
+                    };
+                    statement.text(&format!(" AND EXISTS ({} AND {own})", keys.text));
+                }
             }
             statement.values.extend(keys.values);
         }
@@ -369,14 +416,15 @@ impl Question<'_> {
         if let Some(node) = &filter.node {
             statement.and("v.node_id =", node.clone());
         }
-        for (condition, time) in [
-            ("v.created_at >=", filter.since),
-            ("v.created_at <", filter.before),
-            ("v.updated_at >=", filter.updated_since),
-            ("v.updated_at <", filter.updated_before),
+        let (_, created_at) = self.ends(lead);
+        for (column, condition, time) in [
+            (created_at, ">=", filter.since),
+            (created_at, "<", filter.before),
+            ("v.updated_at", ">=", filter.updated_since),
+            ("v.updated_at", "<", filter.updated_before),
         ] {
             if let Some(time) = time {
-                statement.and(condition, time.as_microsecond());
+                statement.and(&format!("{column} {condition}"), time.as_microsecond());
             }
         }
         if let Some(glob) = &filter.path {
@@ -397,7 +445,8 @@ impl Question<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::catalog::{migrate, sqlite::function};
+    use crate::storage::catalog::migrate;
+    use crate::storage::catalog::sqlite::function;
 
     /// A catalog of 400 versions of 400 artifacts, most of them like each other.
     fn catalog() -> Connection {
@@ -412,10 +461,10 @@ mod tests {
                     mount, path, run, graph_id, created_at, updated_at)
                 SELECT pk, 1000, 1, 'observed', 'data', 'READY', 1, 1, 1, 'w', 'm', x'61', x'00', iif(pk % 100, 'g', 'rare'),
                     pk, pk FROM artifact;
-            INSERT INTO tag SELECT pk, 't' FROM version WHERE pk % 50 = 0;
-            INSERT INTO label SELECT artifact, 'l', pk FROM version WHERE pk % 50 = 1;
+            INSERT INTO tag SELECT pk, 't', created_at FROM version WHERE pk % 50 = 0;
+            INSERT INTO label SELECT artifact, 'l', pk, created_at FROM version WHERE pk % 50 = 1;
             INSERT INTO alias SELECT 1000, 'n' || pk, pk FROM artifact;
-            INSERT INTO produced (run, version) SELECT randomblob(16), pk FROM version;";
+            INSERT INTO produced (run, created_at, version) SELECT randomblob(16), created_at, pk FROM version;";
         connection.execute_batch(rows).expect("rows");
         connection
     }
@@ -441,6 +490,7 @@ mod tests {
         let connection = catalog();
         let run = || Some("01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("id"));
         let time = || Some("2026-05-01T00:00:00Z".parse().expect("a time"));
+        let size = || "size".parse().expect("legal");
         let none = Filter::default;
         let key = "SEARCH v USING INTEGER PRIMARY KEY (rowid=?)";
         for (owner, filter, expected) in [
@@ -495,21 +545,25 @@ mod tests {
                 },
                 "version_by_updated (state=? AND updated_at>?)",
             ),
-            (None, Filter { run: run(), ..none() }, key),
-            (None, Filter { label: some("l"), ..none() }, key),
-            (Some(1000), Filter { tag: some("t"), ..none() }, key),
+            (None, Filter { run: run(), ..none() }, "PRIMARY KEY (run=?)"),
+            (None, Filter { label: some("l"), ..none() }, "label_by_name (name=?)"),
+            (Some(1000), Filter { tag: some("t"), ..none() }, "tag_by_name (name=?)"),
+            (
+                None,
+                Filter { tag: some("t"), since: time(), before: time(), ..none() },
+                "tag_by_name (name=? AND created_at>? AND created_at<?)",
+            ),
+            (None, Filter { tag: some("t"), order: size(), ..none() }, key),
             (None, Filter { alias: some("n5"), ..none() }, key),
             (Some(1000), Filter { alias: some("n5"), tag: some("t"), ..none() }, key),
         ] {
-            let sorted = filter.run.is_some()
-                || filter.label.is_some()
-                || filter.tag.is_some()
-                || filter.alias.is_some();
+            let sorted = filter.alias.is_some() || filter.order == size();
             let (lead, plan) = plan(&connection, owner, &filter);
             assert!(plan.contains(expected), "{lead:?}: {expected} is not in\n{plan}");
-            for table in
-                ["v", "a", "version", "artifact", "named", "label", "tag", "alias", "produced"]
-            {
+            for table in [
+                "v", "a", "way", "version", "artifact", "named", "label", "tag", "alias",
+                "produced",
+            ] {
                 let scan = |line: &str| {
                     line.trim() == format!("SCAN {table}")
                         || line.contains(&format!("SCAN {table} "))

@@ -243,7 +243,7 @@ impl Catalog for SqliteCatalog {
     ) -> Result<(), CatalogError> {
         let text = format!(
             "SELECT {COLUMNS} FROM produced p JOIN version v ON v.pk = p.version JOIN artifact a ON a.pk = v.artifact \
-             WHERE p.run = ? ORDER BY v.pk LIMIT ?"
+             WHERE p.run = ? ORDER BY p.created_at, p.version LIMIT ?"
         );
         let reader = lock(&self.reader);
         let run = run.as_uuid();

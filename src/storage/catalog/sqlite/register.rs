@@ -23,6 +23,7 @@ struct Known {
     digest: Option<Digest>,
     content_kept: bool,
     highest: i64,
+    created_at: i64,
 }
 
 pub(super) fn register(
@@ -33,7 +34,8 @@ pub(super) fn register(
     let known = transaction
         .prepare_cached(
             "SELECT a.pk, v.pk, v.number, v.state, v.digest, v.content_kept, \
-                 (SELECT max(number) FROM version WHERE artifact = a.pk), v.held AND v.state = 'CREATING', a.id \
+                 (SELECT max(number) FROM version WHERE artifact = a.pk), v.held AND v.state = 'CREATING', a.id, \
+                 v.created_at \
              FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
              WHERE a.owner_uid = ? AND a.host_path = ?",
         )?
@@ -48,6 +50,7 @@ pub(super) fn register(
                 highest: row.get(6)?,
                 held_open: row.get(7)?,
                 id: ArtifactId::from(uuid::Uuid::from_bytes(row.get(8)?)),
+                created_at: row.get(9)?,
             })
         })
         .optional()?;
@@ -57,7 +60,7 @@ pub(super) fn register(
         // A content that was too large before and is kept under today's settings is worth a version.
         && (known.content_kept || !new.content_kept)
     {
-        note_producer(transaction, new, known.version)?;
+        note_producer(transaction, new, known.version, known.created_at)?;
         seen::note(transaction, known.artifact, new.stamp.as_ref())?;
         close_leaky(transaction, new, known.version, known.id, known.number)?;
         return Ok(Registered::Unchanged(known.number.unsigned_abs()));
@@ -65,7 +68,7 @@ pub(super) fn register(
     if let Some(known) = known.as_ref().filter(|known| known.held_open) {
         capture_into(transaction, new, known)?;
         seen::note(transaction, known.artifact, new.stamp.as_ref())?;
-        note_producer(transaction, new, known.version)?;
+        note_producer(transaction, new, known.version, known.created_at)?;
         return Ok(Registered::Version(known.number.unsigned_abs()));
     }
     let (artifact, id, number, parent) = match known {
@@ -128,7 +131,7 @@ pub(super) fn register(
             new.secrets.outcome.as_str()
         ])?;
     let version = transaction.last_insert_rowid();
-    note_producer(transaction, new, version)?;
+    note_producer(transaction, new, version, now)?;
     seen::note(transaction, artifact, new.stamp.as_ref())?;
     let kind = if number == 1 { "created" } else { "version" };
     let detail = json!({ "state": ArtifactState::Ready });
@@ -233,9 +236,10 @@ fn note_producer(
     transaction: &Transaction,
     new: &NewVersion,
     version: i64,
+    created_at: i64,
 ) -> rusqlite::Result<()> {
     match new.run {
-        Some(run) => note_production(transaction, run, version, new.inputs),
+        Some(run) => note_production(transaction, run, (version, created_at), new.inputs),
         None => Ok(()),
     }
 }
