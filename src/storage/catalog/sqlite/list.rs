@@ -446,11 +446,12 @@ impl Question<'_> {
 mod tests {
     use super::*;
     use crate::storage::catalog::migrate;
-    use crate::storage::catalog::sqlite::function;
+    use crate::storage::catalog::sqlite::{function, keep_plans};
 
     /// A catalog of 400 versions of 400 artifacts, most of them like each other.
     fn catalog() -> Connection {
         let mut connection = Connection::open_in_memory().expect("open");
+        keep_plans(&connection).expect("set");
         migrate::migrate(&mut connection).expect("migrate");
         function::install(&connection).expect("install");
         let rows = "

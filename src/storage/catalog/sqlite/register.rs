@@ -77,20 +77,27 @@ pub(super) fn register(
             transaction
                 .prepare_cached("UPDATE artifact SET latest = ? WHERE pk = ?")?
                 .execute([number, artifact])?;
+            seen::note(transaction, artifact, new.stamp.as_ref())?;
             // What was there when the file was opened is what the new version was made from.
             (artifact, id, number, Some(latest))
         }
         None => {
             let id = ArtifactId::generate();
+            let seen = seen::columns(new.stamp.as_ref());
             transaction
                 .prepare_cached(
-                    "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, 1, ?)",
+                    "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at, seen_inode, seen_size, seen_mtime, \
+                         seen_ctime) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?)",
                 )?
                 .execute(params![
                     id.as_uuid().as_bytes(),
                     new.owner_uid,
                     new.host_path,
-                    now
+                    now,
+                    seen.inode,
+                    seen.size,
+                    seen.mtime,
+                    seen.ctime
                 ])?;
             (transaction.last_insert_rowid(), id, 1, None)
         }
@@ -132,7 +139,6 @@ pub(super) fn register(
         ])?;
     let version = transaction.last_insert_rowid();
     note_producer(transaction, new, version, now)?;
-    seen::note(transaction, artifact, new.stamp.as_ref())?;
     let kind = if number == 1 { "created" } else { "version" };
     let detail = json!({ "state": ArtifactState::Ready });
     let told = (kind, &new.author(), &detail);
