@@ -5,7 +5,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Output, Stdio};
 use support::{Place, stderr, text};
 
@@ -145,30 +145,4 @@ fn setting_a_secret_that_is_not_looked_for_says_so() {
     }
     assert!(place.stop_daemon(Signal::SIGTERM).success());
     place.assert_clean();
-}
-
-#[test]
-fn a_secret_among_a_writers_arguments_is_in_no_journal_and_masked_in_the_row() {
-    let mut place = configured("warn");
-    place.start_daemon();
-    let script =
-        format!("sh -c 'exec 3> /workspace/output/f; echo x >&3; echo up; read go' {SECRET}");
-    let mut child = place
-        .run_command(&["--secret", "TOKEN=@key", "--quiet"], &script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "up\n");
-    // The journal has the file and who writes it at this moment.
-    assert!(!place.files_with(b"/workspace/output/f").is_empty());
-    assert_eq!(place.files_with(SECRET.as_bytes()), Vec::<std::path::PathBuf>::new());
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let output = support::finish(child);
-    assert!(output.status.success(), "{}", text(&output));
-    let command = place.artifacts(&[])[0]["writer"]["command"].to_string();
-    assert!(command.contains("***") && command.contains("exec 3>"), "{command}");
-    assert!(place.files_with(SECRET.as_bytes()).is_empty());
 }
