@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
 use support::{Place, finish, stdout, text};
 
 /// A script in the workspace `job` that waits for a line at its standard input.
@@ -58,16 +59,24 @@ fn set(place: &Place, value: &[u8]) {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// A process of this machine whose arguments contain `marker`, by its number outside of the sandbox.
+/// A `sleep` of this machine whose arguments contain `marker`, by its number outside of the sandbox.
+/// Waited for: the script that starts it goes on before its child has become `sleep`.
 fn host_pid(marker: &str) -> u32 {
-    // Others end meanwhile.
-    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let shows = |pid: &u32| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.starts_with(b"sleep\0") && String::from_utf8_lossy(&command).contains(marker)
-    };
-    pids.into_iter().find(shows).expect("the marked process runs")
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        // Others end meanwhile.
+        let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let shows = |pid: &u32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.starts_with(b"sleep\0") && String::from_utf8_lossy(&command).contains(marker)
+        };
+        if let Some(pid) = pids.find(shows) {
+            return pid;
+        }
+        assert!(Instant::now() < deadline, "no `sleep {marker}` runs");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
