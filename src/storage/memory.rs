@@ -4,6 +4,7 @@
 
 mod life;
 mod lineage;
+pub mod remote;
 mod retention;
 mod view;
 

@@ -13,6 +13,7 @@ mod filter;
 pub mod life;
 pub mod lineage;
 pub mod memory;
+pub mod remote;
 pub mod retention;
 mod secrets;
 pub mod view;
