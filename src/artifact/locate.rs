@@ -33,6 +33,24 @@ pub(super) enum Found {
     Gone(&'static str),
     /// What has its name, or its mount point's path, is not it.
     Replaced(&'static str),
+    /// Its mount point's directory is not there at this moment, as of a disk that is not mounted.
+    Away(&'static str),
+}
+
+/// Why a mount point's directory cannot be looked into.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NoDirectory {
+    /// It may come back.
+    Away(&'static str),
+    Replaced(&'static str),
+}
+
+impl NoDirectory {
+    pub fn why(self) -> &'static str {
+        match self {
+            NoDirectory::Away(why) | NoDirectory::Replaced(why) => why,
+        }
+    }
 }
 
 /// A file that a journal names.
@@ -67,7 +85,8 @@ pub(super) fn open_by_path(sought: &Sought<'_>, this_boot: Uuid) -> io::Result<F
     };
     let directory = match mount_directory(workspace, mount, this_boot)? {
         Ok(directory) => directory,
-        Err(why) => return Ok(Found::Replaced(why)),
+        Err(NoDirectory::Away(why)) => return Ok(Found::Away(why)),
+        Err(NoDirectory::Replaced(why)) => return Ok(Found::Replaced(why)),
     };
     let root = directory.metadata()?;
     if is_born_after(&root, existed_at) {
@@ -107,21 +126,29 @@ pub(super) fn mount_directory(
     workspace: &WorkspaceRecord,
     mount: &MountRecord,
     this_boot: Uuid,
-) -> io::Result<Result<File, &'static str>> {
+) -> io::Result<Result<File, NoDirectory>> {
     let directory = match open_directory(mount) {
         Ok(directory) => directory,
         Err(error) if is_gone(&error) => {
-            return Ok(Err("its mount point's directory is not there any more"));
+            return Ok(Err(NoDirectory::Away("its mount point's directory is not there")));
         }
         Err(error) => return Err(error),
     };
     let metadata = directory.metadata()?;
+    let same_boot = workspace.boot == this_boot;
     // Device numbers may be given anew at boot; inode numbers stay.
-    let same_device = metadata.dev() == mount.host_dev || workspace.boot != this_boot;
-    if metadata.ino() != mount.host_ino || !same_device {
-        return Ok(Err("its mount point's directory was replaced by another"));
-    }
-    Ok(Ok(directory))
+    let same_device = metadata.dev() == mount.host_dev;
+    let same_inode = metadata.ino() == mount.host_ino;
+    Ok(match (same_boot, same_device, same_inode) {
+        (_, true, true) | (false, false, true) => Ok(directory),
+        // What its file system was mounted over looks like this, and a directory that was exchanged for one elsewhere.
+        (true, false, _) | (false, _, false) => {
+            Err(NoDirectory::Away("another file system is where its mount point's directory was"))
+        }
+        (true, true, false) => {
+            Err(NoDirectory::Replaced("its mount point's directory was replaced by another"))
+        }
+    })
 }
 
 /// This thread looks at files as the workspace's owner, where it could do more than that.

@@ -34,6 +34,9 @@ const BATCH_TIME: Duration = Duration::from_millis(500);
 /// From this try on an error that is not expected to go away is not waited for.
 const HOPELESS_TRIES: u32 = 3;
 
+/// How long a file is waited for whose directory is not there: a disk that somebody has to bring back. Chosen, not measured.
+const AWAY_MICROSECONDS_MAX: i64 = 7 * 24 * 3_600 * 1_000_000;
+
 /// How much older than its opening a file's change time must be to prove that the opening changed nothing. The clock of
 /// file times lags behind by a tick of up to 10 ms; the rest is for clocks that are set.
 const UNTOUCHED_MICROSECONDS: i64 = 2_000_000;
@@ -177,6 +180,10 @@ fn prepare(
         Ok(Found::Replaced(why)) => {
             return Prepared::Lost { host_path: mount.host_path.join(place.path.as_path()), why };
         }
+        Ok(Found::Away(why)) => {
+            let host_path = mount.host_path.join(place.path.as_path());
+            return away(service, job, host_path, why);
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!(path = ?place.path, workspace = %job.workspace.id, "a file is not kept: the workspace's owner may not read it");
             return Prepared::Nothing("its workspace's owner may not read it");
@@ -281,6 +288,18 @@ fn oldest_by_path(service: &Service, job: &Job) -> Place {
     let proven = host_inode(job.file.file.0).is_some();
     let older = job.older.iter().filter(|_| proven).find(is_it);
     older.unwrap_or(&job.place).clone()
+}
+
+/// The file's directory is not there: it is waited for, and nobody waits for that.
+fn away(service: &Service, job: &Job, host_path: PathBuf, why: &'static str) -> Prepared {
+    let waited = Timestamp::now().as_microsecond().saturating_sub(job.existed_at);
+    if waited > AWAY_MICROSECONDS_MAX {
+        return Prepared::Lost { host_path, why };
+    }
+    if service.state().tries(job.file) == 0 {
+        tracing::warn!(?host_path, workspace = %job.workspace.id, why, "a written file is registered when its directory is back");
+    }
+    Prepared::Postponed(Postponed::Failed { reason: why.to_owned(), hopeless: true })
 }
 
 /// The file itself could not be opened or read.

@@ -116,7 +116,8 @@ impl Scan<'_> {
     fn mount(&mut self, mount: &MountRecord, position: u16) -> Result<(), ScanError> {
         let directory = match mount_directory(&self.workspace, mount, self.service.boot) {
             Ok(Ok(directory)) => directory,
-            Ok(Err(why)) => {
+            Ok(Err(none)) => {
+                let why = none.why();
                 tracing::info!(mount = %mount.name, workspace = %self.workspace.id, why, "not scanned");
                 self.done.refused += 1;
                 return Ok(());

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 
+/// The same for what is not expected to heal by itself: many thousands of files may wait for a directory for days.
+const RETRY_HOPELESS: Duration = Duration::from_secs(60);
+
 /// The kernel waits for the answer to FLUSH at each close(2) of a writable descriptor, and sends RELEASE before close(2)
 /// returns, but does not wait for that answer (fs/fuse/file.c, `fuse_file_put`). So a RELEASE that is to come was sent
 /// soon after its FLUSH, and what is left is for a thread of ours to take it. Chosen: machines under load delay threads by
@@ -332,7 +335,8 @@ impl DirtySet {
                 now
             }
             Postponed::Failed { reason, hopeless } => {
-                let pause = RETRY_MIN.saturating_mul(1 << entry.tries.min(16)).min(RETRY_MAX);
+                let longest = if hopeless { RETRY_HOPELESS } else { RETRY_MAX };
+                let pause = RETRY_MIN.saturating_mul(1 << entry.tries.min(16)).min(longest);
                 entry.tries += 1;
                 entry.stuck = Some(Stuck { reason, hopeless });
                 now + pause
