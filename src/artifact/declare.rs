@@ -11,7 +11,7 @@ use super::learn::learn;
 use super::life::Voice;
 use super::registry::shown;
 use super::schedule::DrainScope;
-use super::service::Service;
+use super::service::{Service, VANISHED};
 use crate::config::SecretPolicy;
 use crate::model::artifact::ArtifactState;
 use crate::model::id::{MountName, RunId, WorkspaceId};
@@ -87,6 +87,7 @@ impl Artifacts {
         let spots: Vec<Result<Spot, Error>> =
             items.iter().map(|item| locate(service, owner, voice, item)).collect();
         let pending = wait_for_captures(service, owner, &spots, patience);
+        let began = Timestamp::now();
         let mut batch = service.blobs.begin()?;
         let mut prepared = Vec::with_capacity(items.len());
         for (item, spot) in items.into_iter().zip(spots) {
@@ -104,9 +105,16 @@ impl Artifacts {
         let mut declared = service.catalog.life().declare(&ready, &voice.author)?.into_iter();
         service.tell_of_events();
         let results = prepared.into_iter().map(|item| {
-            item?;
+            let content = item?.content;
             let outcome = declared.next().expect("each declaration has an answer");
-            outcome.map(shown).map_err(Error::Refused)
+            let row = outcome.map_err(Error::Refused)?;
+            let kept = content.filter(|content| content.kept);
+            let vanished = |content: DeclaredContent| service.has_vanished(began, &content.digest);
+            if kept.map_or(Ok(false), vanished)? {
+                let (path, why) = (escape(&row.host_path), VANISHED.to_owned());
+                return Err(Error::StillPending { path, why });
+            }
+            Ok(shown(row))
         });
         Ok(results.collect())
     }

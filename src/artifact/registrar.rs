@@ -11,7 +11,7 @@ use super::locate::{Found, Sought, open_by_path, place_by_source};
 use super::record::Place;
 use super::schedule::{Job, Lane, Need, Postponed};
 use super::secrets::mask_command;
-use super::service::Service;
+use super::service::{Service, VANISHED};
 use super::watch::{Pulse, Role};
 use crate::config::SecretPolicy;
 use crate::storage::{BlobBatch, CatalogError, NewVersion, is_transient};
@@ -84,7 +84,7 @@ enum Prepared {
 fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>, pulse: &Pulse) {
     let mut jobs = jobs.into_iter().peekable();
     while jobs.peek().is_some() {
-        let started = Instant::now();
+        let (started, began) = (Instant::now(), Timestamp::now());
         let mut outcome = Outcome::default();
         let mut lost = 0;
         let mut batch = match service.blobs.begin() {
@@ -129,7 +129,7 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>,
                 "more files of this workspace are not kept for such a reason"
             );
         }
-        commit(service, batch, outcome);
+        commit(service, batch, outcome, began);
     }
 }
 
@@ -325,7 +325,12 @@ fn is_untouched_since(file: &File, time: i64) -> bool {
 }
 
 /// Content first, rows second, acknowledgement last.
-fn commit(service: &Service, batch: Box<dyn BlobBatch + '_>, mut outcome: Outcome) {
+fn commit(
+    service: &Service,
+    batch: Box<dyn BlobBatch + '_>,
+    mut outcome: Outcome,
+    began: Timestamp,
+) {
     let failed = |reason: &str, hopeless| Postponed::Failed { reason: reason.to_owned(), hopeless };
     if !outcome.ready.is_empty() {
         if let Err(error) = batch.commit() {
@@ -342,7 +347,7 @@ fn commit(service: &Service, batch: Box<dyn BlobBatch + '_>, mut outcome: Outcom
         outcome
             .postponed
             .extend(overtaken.into_iter().map(|(job, _)| (job, failed(changed, false))));
-        for (job, result) in store_rows(service, current) {
+        for (job, result) in store_rows(service, current, began) {
             match result {
                 Ok(()) => outcome.done.push(job),
                 Err((reason, hopeless)) => outcome.postponed.push((job, failed(&reason, hopeless))),
@@ -355,17 +360,25 @@ fn commit(service: &Service, batch: Box<dyn BlobBatch + '_>, mut outcome: Outcom
 type Stored = Vec<(Job, Result<(), (String, bool)>)>;
 
 /// Stores all rows together, or, when one of them is refused, each alone, so that one bad row holds up no other.
-fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>) -> Stored {
+fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>, began: Timestamp) -> Stored {
     if ready.is_empty() {
         return Vec::new();
     }
     let (jobs, versions): (Vec<Job>, Vec<NewVersion>) = ready.into_iter().unzip();
     let refused = |error: &CatalogError| Err((service.failing(error), !error.is_transient()));
+    let kept = |version: &NewVersion| {
+        let vanished = version.content_kept && {
+            let looked = service.has_vanished(began, &version.digest);
+            looked.map_err(|error| (service.failing(&error), false))?
+        };
+        // Its row is there: taken once more, the content is all that is added.
+        if vanished { Err((VANISHED.to_owned(), false)) } else { Ok(()) }
+    };
     match service.catalog.register(&versions) {
         Ok(_) => {
             service.working();
             service.tell_of_events();
-            jobs.into_iter().map(|job| (job, Ok(()))).collect()
+            jobs.into_iter().zip(&versions).map(|(job, version)| (job, kept(version))).collect()
         }
         Err(error) if error.is_transient() || jobs.len() == 1 => {
             let result = refused(&error);
@@ -377,7 +390,7 @@ fn store_rows(service: &Service, ready: Vec<(Job, NewVersion)>) -> Stored {
             .map(|(job, version)| {
                 let stored = service.catalog.register(std::slice::from_ref(version));
                 service.tell_of_events();
-                (job, stored.map_or_else(|error| refused(&error), |_| Ok(())))
+                (job, stored.map_or_else(|error| refused(&error), |_| kept(version)))
             })
             .collect(),
     }

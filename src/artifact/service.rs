@@ -15,11 +15,13 @@ use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
 use super::secrets::SecretSource;
 use super::settings::Settings;
 use super::watch::Watch;
+use crate::model::digest::Digest;
 use crate::model::id::{MountName, WorkspaceId};
 use crate::model::path::VirtualPath;
 use crate::secret::find::Finder;
-use crate::storage::{BlobStore, Catalog};
+use crate::storage::{BlobError, BlobStore, Catalog};
 use crate::vfs::observer::FileSource;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -43,6 +45,9 @@ const CROWDED_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// How long opening another file waits when as many are followed as may be. Chosen: a batch takes less, and a close,
 /// which may be what makes room, waits behind it.
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why a registration is repeated: see [`Service::has_vanished`].
+pub(super) const VANISHED: &str = "its content went before its row came";
 
 pub(super) struct Service {
     pub settings: Settings,
@@ -174,6 +179,18 @@ impl Service {
             let forgotten = if unused { lock(&self.secrets).remove(&workspace) } else { None };
             drop(forgotten);
         }
+    }
+
+    /// Whether a content that was taken after `began` has gone before its row was stored, as when this machine slept meanwhile. Asked
+    /// after the row is stored: from there on it is wanted.
+    pub fn has_vanished(&self, began: Timestamp, digest: &Digest) -> Result<bool, BlobError> {
+        let doubt = SignedDuration::try_from(self.settings.doubt).unwrap_or(SignedDuration::MAX);
+        // The clock that file times are from; one that was set back proves nothing.
+        let took = Timestamp::now().duration_since(began);
+        if !took.is_negative() && took < doubt {
+            return Ok(false);
+        }
+        Ok(self.blobs.copies(digest)?.is_empty())
     }
 
     /// The first one stays.

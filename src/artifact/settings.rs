@@ -48,6 +48,9 @@ pub struct Settings {
     pub rules: Vec<Rule>,
     /// What happens to a content in which a secret of its workspace stands.
     pub secrets: SecretPolicy,
+    /// After so long between taking contents and storing their rows it is looked whether the contents are still there. Far less than
+    /// a content that nobody names yet is left alone for: [`BlobStore::place`](crate::storage::BlobStore::place).
+    pub doubt: Duration,
     /// How long recovery waits until what it found is registered; what takes longer is registered meanwhile.
     pub recovery_wait: Duration,
 }
@@ -72,6 +75,7 @@ impl Settings {
             cleanup: None,
             rules: Vec::new(),
             secrets: SecretPolicy::Warn,
+            doubt: Duration::from_secs(60),
             recovery_wait: Duration::from_secs(10),
         }
     }

@@ -24,6 +24,10 @@ struct Faults {
     commits: Arc<AtomicI32>,
     rows: Arc<AtomicI32>,
     inputs: Arc<AtomicI32>,
+    /// Contents that somebody took out of the store between their commit and their row.
+    vanished: Arc<AtomicI32>,
+    /// Contents that were taken.
+    taken: Arc<AtomicI32>,
     /// Another program on the host that writes to this file whenever some of a content was taken.
     meddles_with: Arc<Mutex<Option<PathBuf>>>,
 }
@@ -55,7 +59,7 @@ impl BlobStore for FaultyBlobs {
         self.1.place(digest, wanted)
     }
     fn copies(&self, digest: &Digest) -> Result<Vec<ContentCopy>, BlobError> {
-        self.1.copies(digest)
+        if strikes(&self.0.vanished) { Ok(Vec::new()) } else { self.1.copies(digest) }
     }
     fn survey(&self, part: StorePart, each: &mut dyn FnMut(StoreEntry)) -> Result<(), BlobError> {
         self.1.survey(part, each)
@@ -94,6 +98,7 @@ impl Write for FaultyWriter<'_> {
 
 impl BlobWriter for FaultyWriter<'_> {
     fn keep(self: Box<Self>, digest: &Digest) -> Result<(), BlobError> {
+        self.0.taken.fetch_add(1, Ordering::SeqCst);
         self.1.keep(digest)
     }
 }
@@ -192,6 +197,24 @@ fn a_full_disk_and_a_busy_catalog_lose_nothing() {
     assert!(drained.complete, "{drained:?}");
     assert_eq!(versions(&artifacts).len(), 20);
     wait_until(|| workspace.pins() == 0);
+    shutdown(artifacts);
+}
+
+#[test]
+fn a_content_that_went_before_its_row_came_is_taken_once_more() {
+    let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
+    let faults = Faults::default();
+    // Looked at after every batch, and not only after one that took long.
+    let settings = Settings { doubt: Duration::ZERO, ..settings(state.path()) };
+    let artifacts = faulty(settings, &faults);
+    let workspace = Workspace::attach(&artifacts, "w", output.path());
+    faults.vanished.store(2, Ordering::SeqCst);
+    workspace.write("f", b"content");
+    let drained = drain(&artifacts);
+    assert!(drained.complete, "{drained:?}");
+    assert_eq!(faults.vanished.load(Ordering::SeqCst), 0, "it was looked at");
+    assert_eq!(faults.taken.load(Ordering::SeqCst), 3, "two were lost and the third stayed");
+    assert_eq!(versions(&artifacts).len(), 1);
     shutdown(artifacts);
 }
 
