@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use support::{Place, finish, stdout, text};
+use support::{Place, finish, stderr, stdout, text};
 use ways::{WAYS, Way};
 
 const PATIENT: &str = "artifacts:\n  debounce: 1m\n  debounce_max: 10m\n";
@@ -425,6 +425,11 @@ fn a_sync_with_a_scan_finds_what_was_written_on_the_host() {
     assert_eq!((&artifacts[0]["run_id"], &artifacts[0]["writer"]), (&Value::Null, &Value::Null));
     assert_eq!(artifacts[0]["workspace_id"], "w");
     assert!(place.output(["workspace", "rm", "w"]).status.success());
+    // What was written in a workspace that is gone can be waited for; a name that never was is a slip.
+    assert!(place.output(["artifact", "sync", "-w", "w"]).status.success());
+    let unknown = place.output(["artifact", "sync", "-w", "v"]);
+    assert_eq!(unknown.status.code(), Some(4), "{}", text(&unknown));
+    assert!(stderr(&unknown).contains("no workspace v"), "{}", text(&unknown));
     assert!(place.stop_daemon(Signal::SIGTERM).success());
     place.assert_clean();
 }

@@ -79,8 +79,13 @@ pub async fn sync(
             let scope = match request.workspace {
                 Some(id) => {
                     // A workspace that is gone may still have files on their way; they are the caller's own then.
-                    let owner_uid =
-                        workspaces.show(&actor, &id).map_or(actor.uid, |found| found.owner_uid);
+                    let owner_uid = match workspaces.show(&actor, &id) {
+                        Ok(found) => found.owner_uid,
+                        Err(_) if workspaces.artifacts().knows_workspace(actor.uid, &id)? => {
+                            actor.uid
+                        }
+                        Err(unknown) => return Err(ApiError::from(unknown)),
+                    };
                     DrainScope::Workspace { owner_uid, id }
                 }
                 None if actor.uid == 0 => DrainScope::All,
@@ -95,7 +100,7 @@ pub async fn sync(
                 DrainScope::Owner(uid) => Some(artifacts.scan(Some(*uid), None)?),
                 DrainScope::All | DrainScope::Run(_) => Some(artifacts.scan(None, None)?),
             };
-            Ok::<_, artifact::Error>((artifacts.drain(scope, deadline), scanned))
+            Ok::<_, ApiError>((artifacts.drain(scope, deadline), scanned))
         })
         .await??;
     let scanned = scanned.map(|scanned| wire::artifact::Scanned {

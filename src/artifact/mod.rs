@@ -66,7 +66,7 @@ use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
 use crate::storage::catalog::sqlite::SqliteCatalog;
 use crate::storage::view::Scope;
-use crate::storage::{BlobStore, Catalog};
+use crate::storage::{BlobStore, Catalog, Filter};
 use crate::vfs::observer::{FileSource, WriteObserver};
 use crate::vfs::views::ViewSource;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
@@ -345,6 +345,21 @@ impl Artifacts {
         for number in called.into_iter().filter(|number| attached.contains(number)) {
             self.service().detach(number);
         }
+    }
+
+    /// Whether anything is followed, or was ever registered, that was written in a workspace of that name.
+    pub fn knows_workspace(&self, owner_uid: u32, id: &WorkspaceId) -> Result<bool, Error> {
+        if !self.service().state().workspaces_called(owner_uid, id).is_empty() {
+            return Ok(true);
+        }
+        let any = Filter {
+            workspace: Some(id.clone()),
+            states: Vec::new(),
+            all_versions: true,
+            limit: 1,
+            ..Filter::default()
+        };
+        Ok(!self.service().catalog.list(Some(owner_uid), &any)?.rows.is_empty())
     }
 
     /// Notes what belongs to a run, before its first write.

@@ -65,12 +65,7 @@ pub struct RemoteAbilities {
 pub enum RemoteError {
     /// What it was to do, with what, why not, and what can be done.
     #[error("cannot {doing} in {store}: {reason}")]
-    Store {
-        doing: &'static str,
-        store: String,
-        reason: String,
-        kind: RemoteFailure,
-    },
+    Store { doing: &'static str, store: String, reason: String, kind: RemoteFailure },
     #[error("{store} has no content {digest}")]
     Missing { store: String, digest: Digest },
     #[error("{store} gave other bytes than those of content {digest}: {reason}")]
