@@ -2,8 +2,10 @@
 //!
 //! The raw calls are used because the C library's wrappers change every thread of the process (nptl(7)).
 
+use super::capability::CapabilitySets;
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
+use std::cell::RefCell;
 use std::io;
 
 /// Whose permissions an access to a file is checked against.
@@ -17,17 +19,9 @@ pub struct Credentials {
     pub capabilities: u64,
 }
 
-/// Capabilities that matter to the permission of an access. A thread that serves files has all of them in force.
-const ACCESS: [(u64, Capability); 4] = [
-    (1 << 0, Capability::CAP_CHOWN),
-    (1 << 1, Capability::CAP_DAC_OVERRIDE),
-    (1 << 2, Capability::CAP_DAC_READ_SEARCH),
-    (1 << 3, Capability::CAP_FOWNER),
-];
-
-/// Lets a file keep or get a set-group-id bit of a group that the caller is not in (inode(7)). A thread that serves files
-/// has it in the permitted set only: what is written must lose its set-id bits, whoever writes.
-const SET_ID: (u64, Capability) = (1 << 4, Capability::CAP_FSETID);
+/// What the kernel takes out of force when a thread's file system uid leaves 0 and puts in force when it comes back to 0
+/// (CAP_FS_MASK, linux/capability.h): CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, LINUX_IMMUTABLE, MKNOD, MAC_OVERRIDE.
+const FILE_CAPABILITIES: u64 = 0b1_1111 | 1 << 9 | 1 << 27 | 1 << 32;
 
 impl Credentials {
     /// A user without any capability.
@@ -61,16 +55,80 @@ impl Credentials {
     }
 }
 
+/// As whom a thread accesses files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    sets: CapabilitySets,
+}
+
+thread_local! {
+    /// What this thread is, so that it need not ask at each request. Everything that changes it is in this module; `None`
+    /// until it was asked for, and after a change that is made once.
+    static PRESENT: RefCell<Option<Identity>> = const { RefCell::new(None) };
+}
+
+impl Identity {
+    fn of_this_thread() -> io::Result<Self> {
+        let groups = nix::unistd::getgroups()?.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        // Asking with an invalid id (-1) tells what is in force and changes nothing (setfsuid(2), NOTES).
+        let (uid, gid) = (set_fsuid(u32::MAX), set_fsgid(u32::MAX));
+        Ok(Self { uid, gid, groups, sets: CapabilitySets::of_this_thread()? })
+    }
+
+    /// What this thread becomes for somebody. A capability that the thread may not use stays out of force: it then serves
+    /// callers who have it with less than they could do themselves.
+    fn as_that_of(&self, who: &Credentials) -> Self {
+        let wanted = who.capabilities & FILE_CAPABILITIES & self.sets.permitted;
+        let effective = self.sets.effective & !FILE_CAPABILITIES | wanted;
+        Self {
+            uid: who.uid,
+            gid: who.gid,
+            groups: who.groups.clone(),
+            sets: CapabilitySets { effective, ..self.sets },
+        }
+    }
+
+    /// Makes this thread, which is `from`, this one. The groups and the gid come first on the way to another user, who may
+    /// change neither, and back again the uid does.
+    fn take_effect(&self, from: &Self) -> io::Result<()> {
+        let mut effective = from.sets.effective;
+        let returns = self.uid == 0;
+        if returns && from.uid != 0 {
+            set_fsuid(0);
+            effective |= from.sets.permitted & FILE_CAPABILITIES;
+        }
+        if self.groups != from.groups {
+            set_groups(&self.groups)?;
+        }
+        if self.gid != from.gid {
+            set_fsgid(self.gid);
+        }
+        if !returns && self.uid != from.uid {
+            set_fsuid(self.uid);
+            if from.uid == 0 {
+                effective &= !FILE_CAPABILITIES;
+            }
+        }
+        // The calls report no error.
+        let uid_failed = self.uid != from.uid && set_fsuid(u32::MAX) != self.uid;
+        if uid_failed || self.gid != from.gid && set_fsgid(u32::MAX) != self.gid {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        if effective != self.sets.effective {
+            self.sets.take_effect()?;
+        }
+        Ok(())
+    }
+}
+
 /// The thread accesses files as somebody else until this is dropped (credentials(7), setfsuid(2)).
-///
-/// Becoming a user other than 0 takes the file system capabilities from the effective set; becoming 0 again gives
-/// back those that are in the permitted set (capabilities(7), "Effect of user ID changes on capabilities").
 #[derive(Debug)]
 pub struct ScopedIdentity {
-    /// The thread's own groups, where they were changed.
-    groups: Option<Vec<u32>>,
-    /// Whether CAP_FSETID was in force.
-    set_id: bool,
+    /// What the thread was; nothing where it stayed that.
+    before: Option<Identity>,
     /// A thread's identity must be restored on the thread where it was changed.
     _not_send: std::marker::PhantomData<*const ()>,
 }
@@ -78,69 +136,36 @@ pub struct ScopedIdentity {
 impl ScopedIdentity {
     /// Only for a thread whose effective uid and gid are 0.
     pub fn assume(who: &Credentials) -> io::Result<Self> {
-        let set_id = has_effective(SET_ID.1)?;
-        let mut scoped = Self { groups: None, set_id, _not_send: std::marker::PhantomData };
-        let own = nix::unistd::getgroups()?;
-        let own: Vec<u32> = own.into_iter().map(nix::unistd::Gid::as_raw).collect();
-        if own != who.groups {
-            set_groups(&who.groups)?;
-            scoped.groups = Some(own);
+        let present = match PRESENT.take() {
+            Some(present) => present,
+            None => Identity::of_this_thread()?,
+        };
+        debug_assert_eq!(present, Identity::of_this_thread()?, "changed past this module");
+        let next = present.as_that_of(who);
+        if next == present {
+            PRESENT.set(Some(present));
+            return Ok(Self { before: None, _not_send: std::marker::PhantomData });
         }
-        // The gid first: as another user the thread may not change it.
-        set_fsgid(who.gid);
-        set_fsuid(who.uid);
-        // The calls report no error; asking with an invalid id (-1) tells what is in force.
-        if set_fsuid(u32::MAX) != who.uid || set_fsgid(u32::MAX) != who.gid {
-            return Err(io::Error::from_raw_os_error(libc::EPERM));
-        }
-        for (bit, capability) in ACCESS {
-            let has = who.capabilities & bit != 0;
-            if has != (who.uid == 0) {
-                let change = if has { caps::raise } else { caps::drop };
-                change(None, CapSet::Effective, capability).map_err(io::Error::other)?;
-            }
-        }
-        scoped.set_effective(SET_ID.1, who.capabilities & SET_ID.0 != 0)?;
+        // From here on dropping it puts back what was, also when only a part was changed.
+        let scoped = Self { before: Some(present), _not_send: std::marker::PhantomData };
+        next.take_effect(scoped.before.as_ref().expect("it was given just above"))?;
+        PRESENT.set(Some(next));
         Ok(scoped)
     }
-
-    /// Puts a capability in force that the thread may use, or takes it out of force.
-    fn set_effective(&self, capability: Capability, wanted: bool) -> io::Result<()> {
-        if has_effective(capability)? == wanted {
-            return Ok(());
-        }
-        if !wanted {
-            caps::drop(None, CapSet::Effective, capability).map_err(io::Error::other)
-        } else if caps::has_cap(None, CapSet::Permitted, capability).map_err(io::Error::other)? {
-            caps::raise(None, CapSet::Effective, capability).map_err(io::Error::other)
-        } else {
-            // A daemon without it serves callers who have it with less than they could do themselves.
-            Ok(())
-        }
-    }
-}
-
-fn has_effective(capability: Capability) -> io::Result<bool> {
-    caps::has_cap(None, CapSet::Effective, capability).map_err(io::Error::other)
 }
 
 impl Drop for ScopedIdentity {
     fn drop(&mut self) {
-        // As another user first, so that becoming 0 brings back every capability, also those that uid 0 had given up.
-        set_fsuid(NOBODY);
-        set_fsuid(0);
-        set_fsgid(0);
-        self.set_effective(SET_ID.1, self.set_id)
-            .expect("a thread can put a capability back as it was");
-        if let Some(own) = &self.groups {
-            set_groups(own).expect("a thread that could take groups can take its own back");
-        }
-        assert_eq!(set_fsuid(u32::MAX), 0, "a thread must not go on serving as another user");
+        let Some(before) = self.before.take() else { return };
+        let restored = match PRESENT.take() {
+            Some(present) => before.take_effect(&present),
+            // Becoming it failed half-way.
+            None => Identity::of_this_thread().and_then(|present| before.take_effect(&present)),
+        };
+        restored.expect("a thread must not go on serving as another user");
+        PRESENT.set(Some(before));
     }
 }
-
-/// Any uid other than 0.
-const NOBODY: u32 = 65534;
 
 fn set_fsuid(uid: u32) -> u32 {
     // SAFETY: setfsuid takes an integer and touches no memory.
@@ -165,6 +190,7 @@ pub fn own_umask_zero() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if nix::unistd::geteuid().is_root() {
+        PRESENT.set(None);
         set_groups(&[])?;
     }
     Ok(())
@@ -172,12 +198,14 @@ pub fn own_umask_zero() -> io::Result<()> {
 
 /// Takes a capability out of force on this thread, which can put it in force again.
 pub fn suspend_capability(unwanted: Capability) -> io::Result<()> {
+    PRESENT.set(None);
     caps::drop(None, CapSet::Effective, unwanted).map_err(io::Error::other)
 }
 
 /// Takes capabilities from this thread for good: from the effective set, and from the permitted set so that becoming
 /// uid 0 again does not bring them back.
 pub fn drop_capabilities(unwanted: &[Capability]) -> io::Result<()> {
+    PRESENT.set(None);
     for capability in unwanted {
         for set in [CapSet::Effective, CapSet::Permitted] {
             if caps::has_cap(None, set, *capability).map_err(io::Error::other)? {
@@ -199,7 +227,7 @@ mod tests {
     #[test]
     fn a_thread_has_the_others_powers_for_a_while_and_then_its_own_again() {
         assert!(nix::unistd::geteuid().is_root(), "only root can act as another user");
-        let before: Vec<bool> = ACCESS.iter().map(|(_, c)| effective(*c)).collect();
+        let before = Identity::of_this_thread().expect("own identity");
         let directory = tempfile::tempdir().expect("temporary directory");
         let file = directory.path().join("f");
         std::fs::write(&file, "x").expect("write");
@@ -217,8 +245,7 @@ mod tests {
         assert!(!reads(&Credentials::of_user(0, 0, Vec::new())), "uid 0 without capabilities");
         let root = Credentials { capabilities: !0, ..Credentials::of_user(0, 0, Vec::new()) };
         assert!(reads(&root));
-        let after: Vec<bool> = ACCESS.iter().map(|(_, c)| effective(*c)).collect();
-        assert_eq!(before, after);
+        assert_eq!(before, Identity::of_this_thread().expect("own identity"));
         assert!(std::fs::read(&file).is_ok());
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One file per call or family, with the call's own name. Descriptors come in and go out as owned or borrowed values.
 
+pub mod capability;
 pub mod credentials;
 pub mod descriptor_table;
 pub mod directory;
