@@ -6,7 +6,9 @@ use super::capability::CapabilitySets;
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// Whose permissions an access to a file is checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +43,77 @@ impl Credentials {
     }
 
     /// Those of a process that waits for an answer of ours, so that its number cannot become another's. `uid` and `gid`
-    /// are the file system ids that the kernel sent along; groups and capabilities are read from `/proc/PID/status`.
+    /// are the file system ids that the kernel sent along; groups and capabilities are read from `/proc/PID/status`, anew each
+    /// time, because a process can change both at any moment.
     pub fn of_process(pid: u32, uid: u32, gid: u32) -> io::Result<Self> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-        };
-        let groups = field("Groups:")?.split_whitespace().filter_map(|id| id.parse().ok());
-        let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Self { uid, gid, groups: groups.collect(), capabilities })
+        STATUS_FILES.with_borrow_mut(|files| {
+            let status = files.read(pid)?;
+            // The name of the program, in the first line, may be of any bytes but a newline.
+            let field = |name: &str| {
+                let mut lines = status.split(|byte| *byte == b'\n');
+                let line = lines.find_map(|line| line.strip_prefix(name.as_bytes()));
+                line.and_then(|line| std::str::from_utf8(line).ok())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+            };
+            let groups = field("Groups:")?.split_whitespace().filter_map(|id| id.parse().ok());
+            let capabilities = u64::from_str_radix(field("CapEff:")?.trim(), 16)
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            Ok(Self { uid, gid, groups: groups.collect(), capabilities })
+        })
+    }
+}
+
+/// `/proc/PID/status` of the processes that this thread was asked about last, open: reading it again from its beginning tells
+/// what is so at that moment, and opening it is what costs. An open one stands for the process and not for its number: when the
+/// process has ended, reading it fails with ESRCH, also when another has its number (fs/proc/base.c, `proc_single_show`).
+struct StatusFiles {
+    /// The one that was used last comes last.
+    open: Vec<(u32, File)>,
+    text: Vec<u8>,
+}
+
+/// Files that are kept open by each thread that asks. Chosen: more processes seldom take turns at one thread.
+const STATUS_FILES_MAX: usize = 4;
+
+/// Read at once. The file has about 1,500 bytes and 11 for each group at most.
+const STATUS_BYTES_USUAL: usize = 4096;
+
+thread_local! {
+    static STATUS_FILES: RefCell<StatusFiles> =
+        const { RefCell::new(StatusFiles { open: Vec::new(), text: Vec::new() }) };
+}
+
+impl StatusFiles {
+    fn read(&mut self, pid: u32) -> io::Result<&[u8]> {
+        if let Some(known) = self.open.iter().position(|(other, _)| *other == pid) {
+            let known = self.open.remove(known);
+            if self.fill(&known.1).is_ok() {
+                self.open.push(known);
+                return Ok(&self.text);
+            }
+        }
+        let file = File::open(format!("/proc/{pid}/status"))?;
+        self.fill(&file)?;
+        if self.open.len() >= STATUS_FILES_MAX {
+            self.open.remove(0);
+        }
+        self.open.push((pid, file));
+        Ok(&self.text)
+    }
+
+    fn fill(&mut self, file: &File) -> io::Result<()> {
+        self.text.clear();
+        loop {
+            let filled = self.text.len();
+            self.text.resize(filled + STATUS_BYTES_USUAL, 0);
+            let read = file.read_at(&mut self.text[filled..], filled as u64)?;
+            self.text.truncate(filled + read);
+            // The capabilities come last of what is looked for, and the line after them shows that theirs is whole.
+            let whole = self.text.windows(7).any(|part| part == b"CapBnd:");
+            if read == 0 || whole {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -267,6 +329,35 @@ mod tests {
         assert!(!keeps_bit(&Credentials::of_user(1, 1, Vec::new())));
         assert!(keeps_bit(&Credentials::of_user(1, 4321, Vec::new())));
         assert!(!effective(Capability::CAP_FSETID), "not in force afterwards");
+    }
+
+    #[test]
+    fn what_a_process_gave_up_it_has_no_more_the_next_time() {
+        use std::io::{BufRead, BufReader, Write};
+        use std::process::{Command, Stdio};
+        // The name is not UTF-8.
+        let script = "printf '\\377' > /proc/self/comm; echo up; read go; exec setpriv --reuid 7 --regid 8 --groups 9,10 --bounding-set -all \
+            --inh-caps -all sh -c 'echo up; read go'";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut input = child.stdin.take().expect("piped");
+        let mut look = || {
+            lines.next().expect("a line").expect("read");
+            let seen = Credentials::of_process(child.id(), 7, 8).expect("status");
+            input.write_all(b"go\n").expect("write");
+            seen
+        };
+        let before = look();
+        assert_ne!(before.capabilities, 0, "only root has something to give up");
+        let after = look();
+        assert_eq!((after.capabilities, after.groups), (0, vec![9, 10]));
+        child.wait().expect("wait");
+        assert!(Credentials::of_process(child.id(), 7, 8).is_err(), "it is gone");
     }
 
     #[test]
