@@ -53,12 +53,6 @@ const SET_ID_BITS: u32 = 0o6000;
 pub trait Attribution: Send + Sync {
     /// `pid` as in [`Caller`]; `None` where the process belongs to no run or cannot be told.
     fn run_of(&self, pid: u32) -> Option<RunId>;
-
-    /// The same for a process that opens a file for reading, which may be answered from memory: nothing is allowed or refused
-    /// by it.
-    fn reader_run(&self, pid: u32) -> Option<RunId> {
-        self.run_of(pid)
-    }
 }
 
 /// What a file system is built from.
@@ -88,7 +82,6 @@ pub struct Vfs {
     observer: Arc<dyn WriteObserver>,
     /// What the observer answered at the beginning.
     hears_reads: bool,
-    attribution: Arc<dyn Attribution>,
     askers: Askers,
     owner: Option<Credentials>,
     kept: Arc<KeptDescriptors>,
@@ -156,8 +149,7 @@ impl Vfs {
             control,
             hears_reads: observer.hears_reads(),
             observer,
-            askers: Askers::new(Arc::clone(&attribution)),
-            attribution,
+            askers: Askers::new(attribution),
             kept: descriptors.share(),
             created: Time::now(),
             data_requests: AtomicU64::new(0),

@@ -116,6 +116,21 @@ impl Askers {
         Asker { process, run, command }
     }
 
+    /// The run of a thread that opens a file for reading. Its arguments tell nothing here, so that of one that is known only
+    /// their first byte is read, to see that it is this very thread.
+    pub fn run_of(&self, thread: u32) -> Option<RunId> {
+        if thread == 0 {
+            return None;
+        }
+        if let Some((_, run, cmdline)) = self.find(thread)
+            && cmdline.read_at(&mut [0], 0).is_ok_and(|read| read > 0)
+        {
+            return Some(run);
+        }
+        // Most who read outside of every run are told so by this alone.
+        self.attribution.run_of(thread).and_then(|_| self.look(thread).run)
+    }
+
     fn remembered(&self) -> MutexGuard<'_, VecDeque<Remembered>> {
         self.remembered.lock().expect("no panic under this lock")
     }
@@ -185,6 +200,7 @@ mod tests {
         let asker = askers.look(child.id());
         assert_eq!((asker.process, asker.run), (child.id(), run.run));
         assert_eq!(askers.look(child.id()), asker);
+        assert_eq!(askers.run_of(child.id()), run.run);
         assert_eq!(run.asked.load(Ordering::Relaxed), 1, "the second time it was remembered");
 
         drop(child.stdin.take());
@@ -200,6 +216,8 @@ mod tests {
         let before = run.asked.load(Ordering::Relaxed);
         assert_eq!(askers.look(child.id()).command, None, "it is gone");
         assert_eq!(run.asked.load(Ordering::Relaxed), before + 1, "nothing is believed of it");
+        askers.run_of(child.id());
+        assert!(run.asked.load(Ordering::Relaxed) > before + 1, "by readers neither");
         assert!(askers.remembered().is_empty());
     }
 

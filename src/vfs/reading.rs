@@ -1,6 +1,6 @@
 //! Telling the observer what runs open for reading.
 //!
-//! This is part of every open: it costs the look-up of the run, which remembers processes for a moment, and one fstat(2) of
+//! This is part of every open: it costs the look-up of the run, which is remembered with the thread, and one fstat(2) of
 //! the file that was just opened. What a process outside every run reads is nobody's input and is not told of.
 
 use super::Vfs;
@@ -47,8 +47,7 @@ impl Vfs {
         if !self.hears_reads {
             return;
         }
-        let run = (caller.pid != 0).then(|| self.attribution.reader_run(caller.pid)).flatten();
-        let Some(run) = run else { return };
+        let Some(run) = self.askers.run_of(caller.pid) else { return };
         // A file that is removed and read through what is left of it has no place to name it by, and is told of all the same.
         let looked = backing::stat(descriptor).ok().as_ref().map(stamp);
         self.observer.read_opened(

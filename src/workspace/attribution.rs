@@ -1,6 +1,5 @@
 //! Which run a process belongs to: told by its pid namespace, which the process cannot leave.
 
-use super::recent::Recent;
 use crate::model::id::RunId;
 use crate::sandbox::protocol::NamespaceId;
 use crate::sys::namespace::{pid_namespace_of, pid_namespaces_of};
@@ -12,13 +11,11 @@ use std::sync::RwLock;
 #[derive(Debug, Default)]
 pub struct RunIndex {
     runs: RwLock<HashMap<NamespaceId, RunId>>,
-    recent: Recent,
 }
 
 impl RunIndex {
     pub fn enter(&self, namespace: NamespaceId, run: RunId) {
         self.runs.write().expect("no panic under this lock").insert(namespace, run);
-        self.recent.entered();
     }
 
     pub fn leave(&self, run: RunId) {
@@ -43,12 +40,5 @@ impl Attribution for RunIndex {
         let namespaces = pid_namespaces_of(pid).ok()?;
         // A process in a namespace of its own inside the sandbox belongs to the run as well.
         namespaces.into_iter().find_map(known)
-    }
-
-    fn reader_run(&self, pid: u32) -> Option<RunId> {
-        if self.runs.read().expect("no panic under this lock").is_empty() {
-            return None;
-        }
-        self.recent.run_of(pid, || self.run_of(pid))
     }
 }

@@ -11,7 +11,6 @@ mod clone;
 pub mod contents;
 pub mod lifecycle;
 mod patience;
-pub mod recent;
 pub mod recovery;
 pub mod registry;
 pub mod run;
