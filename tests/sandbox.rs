@@ -51,7 +51,7 @@ for_both_users! {
     what_the_command_leaves_running_is_waited_for_on_request
     a_kill_or_a_drop_ends_everything
     usage_is_that_of_the_sandbox_alone
-    every_layer_that_is_ready_is_listed_as_in_force
+    every_layer_is_proven_before_the_command_starts
 }
 
 #[test]

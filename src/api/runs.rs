@@ -10,6 +10,7 @@ use super::workspaces::define;
 use crate::config::units::format_size;
 use crate::config::yaml::nearest;
 use crate::model::id::RunId;
+use crate::sandbox::layer::LayerName;
 use crate::wire::problem::SETUP_FAILED;
 use crate::wire::run::{Argument, Layer, Limits, Receipt, RunRequest, RunStarted, SignalRequest};
 use crate::workspace::{Actor, CommandDefinition, RunDefinition};
@@ -91,6 +92,8 @@ fn define_run(
 ) -> Result<RunDefinition, ApiError> {
     let command = arguments(&request.command)?;
     let unenforced = unenforced(&request.limits, &request.allow_unenforced)?;
+    let accepted = request.allow_unenforced.iter().filter_map(|name| LayerName::named(name));
+    let allow_unenforced = accepted.collect();
     if let Some(user) = request.user.filter(|user| actor.uid != 0 && user.uid != actor.uid) {
         return Err(ApiError::forbidden(format!(
             "only root may run as another user, and you are uid {}: leave out --user {}",
@@ -152,6 +155,7 @@ fn define_run(
             drain_timeout: request.drain_timeout_ms.map_or(drain_timeout, Duration::from_millis),
             term: request.term,
             unenforced,
+            allow_unenforced,
         },
     })
 }
@@ -195,11 +199,13 @@ fn inside(what: &str, path: &str) -> Result<PathBuf, ApiError> {
 
 /// Each limit that was asked for is refused by name, or goes into the receipt as accepted to be missing.
 fn unenforced(limits: &Limits, accepted: &[String]) -> Result<Vec<Layer>, ApiError> {
+    let known: Vec<&str> =
+        LIMITS.into_iter().chain(LayerName::OPTIONAL.map(LayerName::as_str)).collect();
     for name in accepted {
-        if !LIMITS.contains(&name.as_str()) {
-            let hint = match nearest(name, LIMITS) {
+        if !known.contains(&name.as_str()) {
+            let hint = match nearest(name, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it can be {}", LIMITS.join(", ")),
+                None => format!("it can be {}", known.join(", ")),
             };
             return Err(ApiError::invalid(format!(
                 "--allow-unenforced: there is no layer {name:?} that may be missing; {hint}"
@@ -227,6 +233,8 @@ fn unenforced(limits: &Limits, accepted: &[String]) -> Result<Vec<Layer>, ApiErr
             name: name.to_owned(),
             requested: true,
             in_force: false,
+            abi: None,
+            proof: None,
             detail: format!("a limit of {limit} was asked for; this version cannot enforce it, and the caller accepted that"),
         });
     }
@@ -248,6 +256,8 @@ mod tests {
         assert_eq!(layers.len(), 2);
         let error = unenforced(&limits, &["memori".to_owned()]).expect_err("unknown").detail;
         assert!(error.contains("did you mean `memory`?"), "{error}");
+        let error = unenforced(&limits, &["devices".to_owned()]).expect_err("no option").detail;
+        assert!(error.contains("it can be memory, cpus, pids, landlock, seccomp"), "{error}");
     }
 
     #[test]

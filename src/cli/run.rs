@@ -112,8 +112,8 @@ pub struct RunArguments {
     /// Write what happened to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// Run although this limit cannot be enforced; the receipt says so.
-    #[arg(long, value_name = "WHAT")]
+    /// Run although this layer or limit cannot be enforced here; the receipt says so.
+    #[arg(long, value_name = "LAYER")]
     allow_unenforced: Vec<String>,
     /// When the command ends, wait for what it left running instead of ending it.
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! Privileges, given up for good: all five capability sets empty, no way to gain one, and a proof read back from the kernel.
 
-use super::protocol::SetupFailure;
+use super::layer::Proof;
+use super::protocol::{SetupFailure, errno_text};
 use crate::sys::process;
 use caps::CapSet;
 
@@ -14,7 +15,7 @@ pub fn forbid_regaining() -> Result<(), SetupFailure> {
         .map_err(|e| SetupFailure::because(STEP, "empty the bounding set", &e))
 }
 
-/// Gives up what the process holds, and forbids execve(2) to grant anything (no_new_privs).
+/// Gives up what the process holds.
 pub fn drop_all() -> Result<(), SetupFailure> {
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Permitted] {
         // Clearing the permitted set clears the effective one in the same call.
@@ -22,25 +23,52 @@ pub fn drop_all() -> Result<(), SetupFailure> {
             SetupFailure::setup(STEP, format_args!("empty the {set:?} set: {error}"))
         })?;
     }
+    Ok(())
+}
+
+/// Forbids execve(2) to grant anything.
+pub fn forbid_new_privileges() -> Result<(), SetupFailure> {
     nix::sys::prctl::set_no_new_privs()
-        .map_err(|e| SetupFailure::because(STEP, "set no_new_privs", &e.into()))
+        .map_err(|e| SetupFailure::because("no-new-privileges", "set no_new_privs", &e.into()))
 }
 
 /// Reads back what the kernel holds of this process. Whatever step was wrong, no command starts with a privilege.
-pub fn verify() -> Result<(), SetupFailure> {
-    let status = std::fs::read_to_string("/proc/self/status")
-        .map_err(|e| SetupFailure::because(STEP, "read /proc/self/status", &e))?;
+pub fn prove() -> Result<Proof, String> {
+    let status = status()?;
     for field in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        let value = field_of(&status, field);
-        if value != Some("0000000000000000") {
-            let value = value.unwrap_or("missing");
-            return Err(SetupFailure::setup(STEP, format_args!("{field} is {value}, not empty")));
+        let value = field_of(&status, field).unwrap_or("missing");
+        if value != "0000000000000000" {
+            return Err(format!("{field} is {value}, not empty"));
         }
     }
-    if field_of(&status, "NoNewPrivs") != Some("1") {
-        return Err(SetupFailure::setup(STEP, "no_new_privs is not in force"));
+    // Needs CAP_SYS_CHROOT, and would do no harm.
+    match nix::unistd::chroot("/") {
+        Err(nix::errno::Errno::EPERM) => {}
+        other => return Err(format!("chroot(2) was not EPERM but {other:?}")),
     }
-    Ok(())
+    Ok(Proof::of("all five sets are 0 in /proc/self/status; chroot(2) was tried: EPERM"))
+}
+
+/// As [`prove`], of no_new_privs.
+pub fn prove_no_new_privileges() -> Result<Proof, String> {
+    let value = own_status("NoNewPrivs")?;
+    if value != "1" {
+        return Err(format!("NoNewPrivs is {value}, not 1"));
+    }
+    Ok(Proof::of("NoNewPrivs is 1 in /proc/self/status"))
+}
+
+/// A field of `/proc/self/status`.
+pub fn own_status(field: &str) -> Result<String, String> {
+    let status = status()?;
+    field_of(&status, field)
+        .map(str::to_owned)
+        .ok_or_else(|| format!("/proc/self/status has no {field}: this kernel does not know it"))
+}
+
+fn status() -> Result<String, String> {
+    std::fs::read_to_string("/proc/self/status")
+        .map_err(|e| format!("read /proc/self/status: {}", errno_text(&e)))
 }
 
 fn field_of<'a>(status: &'a str, field: &str) -> Option<&'a str> {

@@ -2,11 +2,13 @@
 //!
 //! Everything that can be prepared is, before the order to go; what is left then is a fork and an execve.
 
+use super::fault::Faults;
+use super::layer::LayerName;
 use super::plan::{PATH, SandboxPlan};
 use super::protocol::{FailureKind, SetupFailure, errno_text};
 use crate::sys::process::{self, Fork};
 use nix::errno::Errno;
-use nix::unistd::{Pid, chdir, execve, setsid};
+use nix::unistd::{Pid, chdir, dup, execve, getpid, getsid, setsid};
 use std::ffi::{CString, OsStr};
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +26,7 @@ pub struct Command {
     argv: Vec<CString>,
     env: Vec<CString>,
     workdir: PathBuf,
+    faults: Faults,
 }
 
 /// A process that was forked and will execute the command, or say on `failure` why it could not.
@@ -66,7 +69,15 @@ impl Command {
             vec![argv[0].clone()]
         };
         let name = crate::model::path::escape(name.as_bytes());
-        Ok(Self { name, candidates, searched, argv, env, workdir: plan.workdir.clone() })
+        Ok(Self {
+            name,
+            candidates,
+            searched,
+            argv,
+            env,
+            workdir: plan.workdir.clone(),
+            faults: plan.faults.clone(),
+        })
     }
 
     /// Forks, and executes the command in the child.
@@ -98,14 +109,45 @@ impl Command {
     fn leave_first_process(&self) -> Result<(), SetupFailure> {
         // A session of its own: no key of the caller's terminal reaches it but through the client, and it cannot push input
         // into that terminal.
-        setsid().map_err(|e| SetupFailure::because(STEP, "start a session", &e.into()))?;
+        if self.faults.builds(LayerName::Session) {
+            setsid().map_err(|e| SetupFailure::because(STEP, "start a session", &e.into()))?;
+        }
         chdir(&self.workdir).map_err(|e| {
             let what = format!("change to the working directory {}", self.workdir.display());
             SetupFailure::because("workdir", what, &e.into())
         })?;
-        process::close_on_exec_from(3)
-            .map_err(|e| SetupFailure::because(STEP, "close descriptors", &e))?;
+        if self.faults.builds(LayerName::Descriptors) {
+            process::close_on_exec_from(3)
+                .map_err(|e| SetupFailure::because(STEP, "close descriptors", &e))?;
+        } else {
+            // One that stays open, or the test that took the layer out would see nothing.
+            std::mem::forget(dup(std::io::stdin()));
+        }
+        self.prove()?;
         process::reset_signals().map_err(|e| SetupFailure::because(STEP, "reset signals", &e))
+    }
+
+    /// The layers that are this process's own. The first process has said that they are proven, since no command starts when they
+    /// are not.
+    fn prove(&self) -> Result<(), SetupFailure> {
+        let refused = |layer: LayerName, why: String| {
+            SetupFailure::setup(
+                layer.as_str(),
+                format_args!("not in force: {why}; nothing was run"),
+            )
+        };
+        let session = getsid(None).map_err(|e| errno_text(&e.into()));
+        if self.faults.proves(LayerName::Session) && session != Ok(getpid()) {
+            return Err(refused(LayerName::Session, format!("the session is {session:?}")));
+        }
+        if self.faults.proves(LayerName::Descriptors) {
+            let left = process::open_over_exec(3)
+                .map_err(|e| refused(LayerName::Descriptors, errno_text(&e)))?;
+            if !left.is_empty() {
+                return Err(refused(LayerName::Descriptors, format!("{left:?} stay open")));
+            }
+        }
+        Ok(())
     }
 
     /// Executes the first candidate that can be; comes back only with the reason why none could.

@@ -1,11 +1,15 @@
 //! Who the sandbox's processes are: groups, then group id, then user id, so that each still has the right to change.
 
+use super::layer::{LayerName, Proof};
 use super::plan::SandboxPlan;
-use super::protocol::SetupFailure;
+use super::protocol::{SetupFailure, errno_text};
 use crate::sys::process;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
-use nix::unistd::{Gid, Uid, fchown, getegid, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Uid, fchown, getegid, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
+    setresuid,
+};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -41,6 +45,33 @@ pub fn switch(plan: &SandboxPlan) -> Result<(), SetupFailure> {
     setgroups(&[]).map_err(|e| failed("drop the supplementary groups", e))?;
     setresgid(gid, gid, gid).map_err(|e| failed(&format!("become group {gid}"), e))?;
     setresuid(uid, uid, uid).map_err(|e| failed(&format!("become user {uid}"), e))
+}
+
+/// Reads the ids back, and tries to become somebody else.
+pub fn prove(plan: &SandboxPlan) -> Result<Proof, String> {
+    let said = |errno: nix::errno::Errno| format!("read the ids: {}", errno_text(&errno.into()));
+    let (uids, gids) = (getresuid().map_err(said)?, getresgid().map_err(said)?);
+    let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+    if [uids.real, uids.effective, uids.saved] != [uid; 3]
+        || [gids.real, gids.effective, gids.saved] != [gid; 3]
+    {
+        return Err(format!("the ids are {uids:?} and {gids:?}, not {uid} and {gid}"));
+    }
+    if !plan.user_namespace && !getgroups().map_err(said)?.is_empty() {
+        return Err("there are supplementary groups".to_owned());
+    }
+    if !plan.proves(LayerName::Capabilities) {
+        // A test left this process what it takes to become anybody, and it would.
+        return Ok(Proof::of("all ids were read back"));
+    }
+    let other = Uid::from_raw(if uid.is_root() { 1 } else { 0 });
+    match setresuid(other, other, other) {
+        // EINVAL: the user namespace has no such user.
+        Err(nix::errno::Errno::EPERM | nix::errno::Errno::EINVAL) => {
+            Ok(Proof::of("all ids were read back; becoming another user was tried: refused"))
+        }
+        other => Err(format!("becoming another user was not refused but {other:?}")),
+    }
 }
 
 /// Makes standard input, output and error the user's where they are anonymous pipes, so that `/dev/stdout` can be opened by its name

@@ -7,10 +7,13 @@
 //! control, the artifacts and the run's socket directory if the envelope says so, and the exposed ones.
 
 use super::command::Command;
+use super::layer::LayerName;
+use super::namespaces::Membership;
 use super::plan::SandboxPlan;
 use super::protocol::{self, NamespaceId, Report, SetupFailure, Usage};
 use super::reaper::Reaper;
-use super::{capabilities, credentials, namespaces, rlimits, rootfs};
+use super::seccomp::Filter;
+use super::{capabilities, credentials, namespaces, rlimits, rootfs, seal};
 use crate::sys::process::{self, Fork};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -45,12 +48,14 @@ pub(super) struct Envelope<P> {
     pub artifacts: bool,
     /// Whether there is a descriptor for the directory with the run's socket.
     pub api_directory: bool,
+    pub filter: Filter,
 }
 
 /// What the outer process starts with.
 #[derive(Debug)]
 struct Inherited {
     plan: SandboxPlan,
+    filter: Filter,
     socket: OwnedFd,
     handed: rootfs::Handed,
 }
@@ -88,7 +93,7 @@ fn inherit() -> io::Result<Inherited> {
     let api_directory = if envelope.api_directory { Some(next()?) } else { None };
     let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
     let handed = rootfs::Handed { workspace, control, artifacts, api_directory, expose };
-    Ok(Inherited { plan: envelope.plan, socket, handed })
+    Ok(Inherited { plan: envelope.plan, filter: envelope.filter, socket, handed })
 }
 
 /// The outer process: enters what must exist before the fork, then only waits.
@@ -108,7 +113,9 @@ fn outer(inherited: Inherited) -> ExitCode {
 }
 
 fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
-    rlimits::forbid_core_dumps()?;
+    if inherited.plan.builds(LayerName::CoreDumps) {
+        rlimits::forbid_core_dumps()?;
+    }
     // Out of the caller's session and process group: keys of its terminal are the client's to forward. Nothing but a SIGKILL
     // ends this process before the first one has ended.
     let because = |what: &'static str| {
@@ -116,10 +123,11 @@ fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
     };
     nix::unistd::setsid().map_err(because("start a session"))?;
     SigSet::all().thread_block().map_err(because("block signals"))?;
+    let before = Membership::of_this_process().map_err(|why| SetupFailure::setup(STEP, why))?;
     namespaces::enter_before_fork(&inherited.plan)?;
     match process::fork().map_err(|e| SetupFailure::because(STEP, "fork", &e))? {
         Fork::Parent { child } => Ok(child),
-        Fork::Child => first(inherited),
+        Fork::Child => first(inherited, &before),
     }
 }
 
@@ -166,10 +174,10 @@ fn wait_for_either_end(first: &OwnedFd, socket: &OwnedFd) {
 }
 
 /// The first process of the new pid namespace. Never returns.
-fn first(inherited: Inherited) -> ! {
-    let Inherited { plan, socket, handed } = inherited;
-    let code = match set_up(&plan, handed) {
-        Ok((command, namespace)) => serve(&plan, socket, command, namespace),
+fn first(inherited: Inherited, before: &Membership) -> ! {
+    let Inherited { plan, filter, socket, handed } = inherited;
+    let code = match set_up(&plan, handed, before, &filter) {
+        Ok((command, ready)) => serve(&plan, socket, command, &ready),
         Err(failure) => protocol::send(&socket, &Report::Failed(failure), None),
     };
     process::exit_now(if code.is_ok() { 0 } else { 125 })
@@ -179,7 +187,9 @@ fn first(inherited: Inherited) -> ! {
 fn set_up(
     plan: &SandboxPlan,
     handed: rootfs::Handed,
-) -> Result<(Command, NamespaceId), SetupFailure> {
+    before: &Membership,
+    filter: &Filter,
+) -> Result<(Command, Report), SetupFailure> {
     // First, so that there is no moment in which the outer process can die alone.
     die_with_parent()?;
     credentials::check(plan)?;
@@ -189,23 +199,29 @@ fn set_up(
     let namespace = own_pid_namespace()?;
     rlimits::set()?;
     // Takes a capability which the change of user takes away.
-    capabilities::forbid_regaining()?;
-    credentials::switch(plan)?;
-    capabilities::drop_all()?;
+    if plan.builds(LayerName::Capabilities) {
+        capabilities::forbid_regaining()?;
+    }
+    if plan.builds(LayerName::Credentials) {
+        credentials::switch(plan)?;
+    }
+    if plan.builds(LayerName::Capabilities) {
+        capabilities::drop_all()?;
+    }
+    if plan.builds(LayerName::NoNewPrivileges) {
+        capabilities::forbid_new_privileges()?;
+    }
     // After the change of user, which resets both: nobody with the same user id may trace this process or read its memory.
     prctl::set_dumpable(false)
         .map_err(|e| SetupFailure::because(STEP, "become undumpable", &e.into()))?;
     die_with_parent()?;
-    capabilities::verify()?;
-    Ok((Command::prepare(plan)?, namespace))
+    let command = Command::prepare(plan)?;
+    // Last, since it forbids what the steps above do, and proves what they did.
+    let findings = seal::close(plan, before, filter)?;
+    Ok((command, Report::Ready { namespace, findings }))
 }
 
-fn serve(
-    plan: &SandboxPlan,
-    socket: OwnedFd,
-    command: Command,
-    namespace: NamespaceId,
-) -> io::Result<()> {
+fn serve(plan: &SandboxPlan, socket: OwnedFd, command: Command, ready: &Report) -> io::Result<()> {
     let report = socket.try_clone()?;
     let reaper = match Reaper::new(socket, command, plan.wait_children) {
         Ok(reaper) => reaper,
@@ -214,7 +230,7 @@ fn serve(
             return protocol::send(&report, &Report::Failed(failure), None);
         }
     };
-    protocol::send(&report, &Report::Ready(namespace), None)?;
+    protocol::send(&report, ready, None)?;
     reaper.run()
 }
 

@@ -13,8 +13,11 @@
 mod capabilities;
 mod command;
 mod credentials;
+pub mod fault;
 pub mod init;
+mod landlock;
 pub mod launcher;
+pub mod layer;
 mod namespaces;
 pub mod plan;
 pub mod protocol;
@@ -22,4 +25,6 @@ mod reaper;
 pub mod receipt;
 mod rlimits;
 mod rootfs;
+mod seal;
+mod seccomp;
 pub mod spawn;

@@ -1,11 +1,14 @@
 //! The namespaces of a sandbox (namespaces(7)).
 
+use super::layer::{LayerName, Proof};
 use super::plan::SandboxPlan;
-use super::protocol::SetupFailure;
+use super::protocol::{SetupFailure, errno_text};
 use crate::sys::{loopback, process};
 use crate::wire::run::Network;
 use nix::sched::{CloneFlags, unshare};
 use std::io;
+use std::net::UdpSocket;
+use std::path::PathBuf;
 
 const STEP: &str = "namespaces";
 
@@ -24,12 +27,15 @@ pub fn enter_before_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
 /// The namespaces that the first process enters itself, so that the outer one never sees what is mounted in them.
 pub fn enter_after_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
     enter("mount", CloneFlags::CLONE_NEWNS)?;
-    enter("ipc", CloneFlags::CLONE_NEWIPC)?;
-    enter("uts", CloneFlags::CLONE_NEWUTS)?;
-    nix::unistd::sethostname(HOST_NAME)
-        .map_err(|e| SetupFailure::because(STEP, "set the host name", &io::Error::from(e)))?;
+    if plan.builds(LayerName::Namespaces) {
+        enter("ipc", CloneFlags::CLONE_NEWIPC)?;
+        enter("uts", CloneFlags::CLONE_NEWUTS)?;
+        nix::unistd::sethostname(HOST_NAME)
+            .map_err(|e| SetupFailure::because(STEP, "set the host name", &io::Error::from(e)))?;
+    }
     match plan.network {
         Network::Host => {}
+        Network::None if !plan.builds(LayerName::Network) => {}
         Network::None => {
             enter("network", CloneFlags::CLONE_NEWNET)?;
             loopback::bring_up()
@@ -37,6 +43,60 @@ pub fn enter_after_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
         }
     }
     Ok(())
+}
+
+/// The namespaces of this process, as `/proc/self/ns` names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership(Vec<(&'static str, PathBuf)>);
+
+impl Membership {
+    /// Of the process that calls, as long as there is a /proc of its own.
+    pub fn of_this_process() -> Result<Self, String> {
+        ["mnt", "pid", "ipc", "uts", "net", "user"]
+            .into_iter()
+            .map(|name| {
+                let path = format!("/proc/self/ns/{name}");
+                let link = std::fs::read_link(&path)
+                    .map_err(|e| format!("read {path}: {}", errno_text(&e)))?;
+                Ok((name, link))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The names of those that are not the same here and there.
+    fn different_from(&self, other: &Self) -> Vec<&'static str> {
+        self.0.iter().zip(&other.0).filter(|(a, b)| a != b).map(|((name, _), _)| *name).collect()
+    }
+}
+
+/// Compares with what this program had when it was started.
+pub fn prove(plan: &SandboxPlan, before: &Membership) -> Result<Proof, String> {
+    let own = Membership::of_this_process()?.different_from(before);
+    let user = if plan.user_namespace { &["user"][..] } else { &[] };
+    for needed in ["mnt", "pid", "ipc", "uts"].iter().chain(user) {
+        if !own.contains(needed) {
+            return Err(format!("the {needed} namespace is that of the daemon"));
+        }
+    }
+    Ok(Proof::of("/proc/self/ns names others than the daemon's"))
+}
+
+/// Sends nothing, but asks for the way to an address that is nobody's (RFC 5737, RFC 3849).
+pub fn prove_network(before: &Membership) -> Result<Proof, String> {
+    if !Membership::of_this_process()?.different_from(before).contains(&"net") {
+        return Err("the network namespace is that of the daemon".to_owned());
+    }
+    for (here, there) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")] {
+        // A host without IPv6 has no such socket.
+        let Ok(socket) = UdpSocket::bind(here) else { continue };
+        if let Ok(()) = socket.connect(there) {
+            return Err(format!("there is a way to {there}"));
+        }
+    }
+    Ok(Proof::of(
+        "the network namespace is not the daemon's; connect(2) to 192.0.2.1 and 2001:db8::1 was tried: no way there",
+    ))
 }
 
 fn enter(name: &str, flag: CloneFlags) -> Result<(), SetupFailure> {

@@ -2,6 +2,8 @@
 //!
 //! Pure, except that a new plan asks whether this process is root. Paths and arguments are bytes, as in the kernel.
 
+use super::fault::Faults;
+use super::layer::LayerName;
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::wire::run::Network;
@@ -57,6 +59,10 @@ pub struct SandboxPlan {
     pub scratch: PathBuf,
     /// When the command has ended, wait for what it left running instead of killing it.
     pub wait_children: bool,
+    /// Layers that the user would go without, where this host does not have them.
+    pub allow_unenforced: Vec<LayerName>,
+    /// What a test takes out.
+    pub faults: Faults,
 }
 
 /// Who the command is.
@@ -177,7 +183,19 @@ impl SandboxPlan {
             home,
             scratch,
             wait_children: false,
+            allow_unenforced: Vec::new(),
+            faults: Faults::default(),
         }
+    }
+
+    /// Whether a layer is built: each is, unless a test takes it out.
+    pub fn builds(&self, layer: LayerName) -> bool {
+        self.faults.builds(layer)
+    }
+
+    /// Whether a layer must be proven before the command starts.
+    pub fn proves(&self, layer: LayerName) -> bool {
+        self.faults.proves(layer)
     }
 
     /// Whether a sandbox can be made of this.

@@ -2,6 +2,7 @@
 //!
 //! The command never holds this socket, so that both ends trust what they read.
 
+use super::layer::Finding;
 use crate::sys::packet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,8 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub enum Report {
     /// The outer process forked; a pidfd of the first process comes along.
     Forked,
-    /// Everything is set up and given up; the command waits for [`Order::Go`].
-    Ready(NamespaceId),
+    /// Everything is set up, given up and proven; the command waits for [`Order::Go`].
+    Ready { namespace: NamespaceId, findings: Vec<Finding> },
     /// The command was executed.
     Started,
     /// A step failed; no command runs, and none will.

@@ -1,78 +1,109 @@
-//! What a sandbox enforces, for the run's receipt.
+//! What a sandbox enforces, for the run's receipt: what was asked for, from the plan, and what the first process found.
 //!
-//! Setup is all or nothing: a first process that reported itself ready has every layer of its plan in force, so that this is a
-//! function of the plan. A layer that this version does not have is not listed.
+//! Setup is all or nothing: a first process that reported itself ready has proven every layer of its plan, or noted one that the
+//! user would go without.
 
+use super::layer::{Finding, LayerName, State};
 use super::plan::SandboxPlan;
 use crate::model::access::Access;
 use crate::wire::run::{Layer, Network};
 
-/// The layers of a sandbox that is ready.
-pub fn layers(plan: &SandboxPlan) -> Vec<Layer> {
+/// The layers of a sandbox that is ready; none before that.
+pub fn layers(plan: &SandboxPlan, findings: &[Finding]) -> Vec<Layer> {
+    if findings.is_empty() {
+        return Vec::new();
+    }
+    let layer = |name: LayerName| {
+        let found = findings.iter().find(|finding| finding.layer == name);
+        let (requested, detail) = asked(plan, name);
+        match found.map(|finding| &finding.state) {
+            Some(State::InForce(proof)) => {
+                let mut detail = detail;
+                if !proof.open.is_empty() {
+                    detail.push_str(&format!("; this kernel leaves open: {}", proof.open));
+                }
+                Layer {
+                    name: name.as_str().to_owned(),
+                    requested,
+                    in_force: true,
+                    abi: proof.abi,
+                    proof: Some(proof.text.clone()),
+                    detail,
+                }
+            }
+            Some(State::Missing { why }) => absent(name, requested, why.clone()),
+            // Not asked for, so that there was nothing to prove.
+            None => absent(name, requested, detail),
+        }
+    };
+    LayerName::ALL.into_iter().map(layer).collect()
+}
+
+fn absent(name: LayerName, requested: bool, detail: String) -> Layer {
+    let name = name.as_str().to_owned();
+    Layer { name, requested, in_force: false, abi: None, proof: None, detail }
+}
+
+/// Whether the plan asks for a layer, and what the layer is then.
+fn asked(plan: &SandboxPlan, layer: LayerName) -> (bool, String) {
     let isolated = match plan.network {
         Network::None => true,
         Network::Host => false,
     };
-    let mut namespaces = vec!["mount", "pid", "ipc", "uts"];
+    let text = match layer {
+        LayerName::Namespaces => return (true, namespaces(plan, isolated)),
+        LayerName::RootFilesystem => {
+            "a read-only root of its own; only read-write mounts, /tmp, /dev/shm and HOME can be written"
+        }
+        LayerName::ReadOnlyMounts => return read_only_mounts(plan),
+        LayerName::Devices => "null, zero, full, random, urandom, tty, and terminals of its own",
+        LayerName::Network if isolated => "a network of its own with nothing but loopback",
+        LayerName::Network => return (false, "the host's network, as asked for".to_owned()),
+        LayerName::Credentials => return (true, credentials(plan)),
+        LayerName::Capabilities => "none, in all five sets",
+        LayerName::NoNewPrivileges => "no program can gain a privilege",
+        LayerName::Landlock => {
+            "writes only where the root lets, no device node made, controls of its own devices only, no signal and no abstract socket out of the sandbox"
+        }
+        LayerName::Seccomp => {
+            "only the system calls of config/seccomp/default.json; no namespace can be made"
+        }
+        LayerName::Descriptors => "none inherited but standard input, output and error",
+        LayerName::CoreDumps => "none is written",
+        LayerName::Session => "a session of its own, without the caller's terminal",
+    };
+    (true, text.to_owned())
+}
+
+fn namespaces(plan: &SandboxPlan, isolated: bool) -> String {
+    let mut names = vec!["mount", "pid", "ipc", "uts"];
     if isolated {
-        namespaces.push("network");
+        names.push("network");
     }
     if plan.user_namespace {
-        namespaces.push("user");
+        names.push("user");
     }
+    names.join(", ")
+}
+
+fn credentials(plan: &SandboxPlan) -> String {
+    let groups = if plan.user_namespace {
+        "the user's supplementary groups stay"
+    } else {
+        "no supplementary groups"
+    };
+    format!("uid {} gid {}; {groups}", plan.user.uid, plan.user.gid)
+}
+
+fn read_only_mounts(plan: &SandboxPlan) -> (bool, String) {
     let read_only: Vec<&str> = plan
         .mounts
         .iter()
         .filter(|(_, access)| *access == Access::ReadOnly)
         .map(|(name, _)| name.as_str())
         .collect();
-    let groups = if plan.user_namespace {
-        "; the user's supplementary groups stay"
-    } else {
-        "; no supplementary groups"
-    };
-    // An ordinary user's sandbox forbids them by a limit of its own user namespace; root's has none to set it on.
-    let nested = if plan.user_namespace {
-        "; the command can make no user namespace"
-    } else {
-        "; the command can make user namespaces of its own, with no power outside of them"
-    };
-    vec![
-        in_force("namespaces", namespaces.join(", ") + nested),
-        in_force(
-            "credentials",
-            format!("uid {} gid {}{groups}", plan.user.uid, plan.user.gid),
-        ),
-        in_force("capabilities", "none, in all five sets".to_owned()),
-        in_force("no_new_privs", "no program can gain a privilege".to_owned()),
-        in_force(
-            "root-filesystem",
-            "a read-only root of its own; only read-write mounts, /tmp, /dev/shm and HOME can be written".to_owned(),
-        ),
-        Layer {
-            name: "read-only-mounts".to_owned(),
-            requested: !read_only.is_empty(),
-            in_force: true,
-            detail: if read_only.is_empty() {
-                "none was asked for".to_owned()
-            } else {
-                read_only.join(", ")
-            },
-        },
-        Layer {
-            name: "network".to_owned(),
-            requested: isolated,
-            in_force: isolated,
-            detail: if isolated {
-                "a network of its own with nothing but loopback"
-            } else {
-                "the host's network, as asked for"
-            }
-            .to_owned(),
-        },
-    ]
-}
-
-fn in_force(name: &str, detail: String) -> Layer {
-    Layer { name: name.to_owned(), requested: true, in_force: true, detail }
+    if read_only.is_empty() {
+        return (false, "none was asked for".to_owned());
+    }
+    (true, read_only.join(", "))
 }

@@ -1,5 +1,6 @@
 //! Resource limits of the command (getrlimit(2)).
 
+use super::layer::Proof;
 use super::protocol::SetupFailure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -13,6 +14,20 @@ const OPEN_FILES: u64 = 1024;
 /// No core dump, which the host would write and which would hold secrets: of the command, nor of a process with its plan.
 pub fn forbid_core_dumps() -> Result<(), SetupFailure> {
     limit("core", Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// Reads the limit, and tries to raise it.
+pub fn prove_no_core_dumps() -> Result<Proof, String> {
+    match getrlimit(Resource::RLIMIT_CORE) {
+        Ok((0, 0)) => {}
+        other => return Err(format!("RLIMIT_CORE is not 0 but {other:?}")),
+    }
+    match setrlimit(Resource::RLIMIT_CORE, 1, 1) {
+        Err(nix::errno::Errno::EPERM) => {
+            Ok(Proof::of("RLIMIT_CORE is 0; raising it was tried: EPERM"))
+        }
+        other => Err(format!("raising RLIMIT_CORE was not EPERM but {other:?}")),
+    }
 }
 
 /// What the command gets.

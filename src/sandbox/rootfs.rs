@@ -11,7 +11,12 @@ mod dev;
 mod etc;
 mod host;
 mod proc;
+mod proof;
 
+pub use dev::prove as prove_devices;
+pub use proof::{MountTable, prove_read_only_mounts, prove_root};
+
+use super::layer::LayerName;
 use super::plan::{API_DIRECTORY, SandboxPlan, WORKSPACE};
 use super::protocol::SetupFailure;
 use crate::model::access::Access;
@@ -50,7 +55,7 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
         .map_err(because("make every mount private"))?;
     let lent = host::gather(plan)?;
     let host_hosts = etc::host_hosts(plan);
-    let devices = dev::gather()?;
+    let devices = dev::gather(plan)?;
     // The kernel gives a new /proc to a user namespace only where a whole one is visible: before the host's is gone.
     let proc = proc::create()?;
     let root = enter_new_root(plan)?;
@@ -65,8 +70,10 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
         attach_with(&directory, Path::new(API_DIRECTORY), attributes, "attach the run's socket")?;
     }
     expose(plan, handed.expose)?;
-    mount::mount_setattr(&root, "", false, LENT, false)
-        .map_err(because("make the root read-only"))?;
+    if plan.builds(LayerName::RootFilesystem) {
+        mount::mount_setattr(&root, "", false, LENT, false)
+            .map_err(because("make the root read-only"))?;
+    }
     chdir("/").map_err(because("change to the root"))
 }
 
@@ -120,8 +127,10 @@ fn workspace(
             }
         }
     }
-    mount::mount_setattr(&workspace, "", true, LENT, true)
-        .map_err(because("make the workspace read-only"))?;
+    if plan.builds(LayerName::ReadOnlyMounts) {
+        mount::mount_setattr(&workspace, "", true, LENT, true)
+            .map_err(because("make the workspace read-only"))?;
+    }
     for (name, copy) in writable {
         mount::move_mount(&copy, &workspace, name.as_str())
             .map_err(because(format_args!("attach {WORKSPACE}/{name}")))?;

@@ -8,9 +8,11 @@
 
 use super::init::{Envelope, PLAN_DESCRIPTOR, SUBCOMMAND};
 use super::launcher::{Launcher, Program};
+use super::layer::Finding;
 use super::plan::{InvalidPlan, SandboxPlan};
 use super::protocol::{self, Exit, NamespaceId, Order, Report, SetupFailure, Usage};
 use super::receipt;
+use super::seccomp::{self, NoFilter};
 use crate::sys::{packet, process};
 use crate::wire::run::Layer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -60,6 +62,8 @@ pub enum SpawnError {
     Plan(#[from] InvalidPlan),
     #[error("the plan exposes {planned} paths and {given} descriptors were given")]
     Expose { planned: usize, given: usize },
+    #[error(transparent)]
+    Filter(#[from] NoFilter),
     #[error("write the plan of the sandbox")]
     Write(#[source] io::Error),
     #[error("make a socket to the sandbox")]
@@ -84,7 +88,8 @@ pub struct Ended {
 pub struct Sandbox {
     outer: Child,
     remote: Remote,
-    layers: Vec<Layer>,
+    plan: SandboxPlan,
+    findings: Vec<Finding>,
     ready: Option<NamespaceId>,
     started: bool,
     exit: Option<Exit>,
@@ -151,6 +156,7 @@ pub fn spawn(
         plan,
         artifacts: descriptors.artifacts.is_some(),
         api_directory: descriptors.api_directory.is_some(),
+        filter: seccomp::filter()?.clone(),
     };
     let memfd = serde_json::to_vec(&envelope)
         .map_err(io::Error::from)
@@ -178,7 +184,8 @@ pub fn spawn(
             first: OnceLock::new(),
             killed: AtomicBool::new(false),
         })),
-        layers: receipt::layers(plan),
+        plan: plan.clone(),
+        findings: Vec::new(),
         ready: None,
         started: false,
         exit: None,
@@ -253,7 +260,7 @@ impl Sandbox {
 
     /// What is enforced, once ready.
     pub fn layers(&self) -> Vec<Layer> {
-        self.layers.clone()
+        receipt::layers(&self.plan, &self.findings)
     }
 
     /// What to do when processes of a sandbox that is ending are not gone after ten seconds: they wait for a file system that
@@ -342,7 +349,10 @@ impl Sandbox {
                     let _ = self.remote.0.first.set(first);
                 }
             }
-            Report::Ready(namespace) => self.ready = Some(namespace),
+            Report::Ready { namespace, findings } => {
+                self.ready = Some(namespace);
+                self.findings = findings;
+            }
             Report::Started => self.started = true,
             Report::Ended(exit) => self.exit = Some(exit),
             Report::Used(usage) => self.usage = usage,

@@ -124,6 +124,22 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     close_range(first, libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
 }
 
+/// Descriptors from `first` on that an execve(2) would leave open.
+pub fn open_over_exec(first: RawFd) -> io::Result<Vec<RawFd>> {
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // SAFETY: F_GETFD takes numbers only, and fails with EBADF for a descriptor that is not open.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if number >= first && flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            left.push(number);
+        }
+    }
+    Ok(left)
+}
+
 fn close_range(first: RawFd, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: with the close-on-exec flag nothing is closed here. Without it the only caller is
     // `take_inherited_descriptors`, at the start of the process, where nothing owns a descriptor yet.

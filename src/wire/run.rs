@@ -165,6 +165,12 @@ pub struct Layer {
     pub name: String,
     pub requested: bool,
     pub in_force: bool,
+    /// Version of the kernel's interface, of a layer whose interface has versions and is in force.
+    #[serde(default)]
+    pub abi: Option<u32>,
+    /// How it is known to be in force: what was tried or read before the command started, and what the kernel answered.
+    #[serde(default)]
+    pub proof: Option<String>,
     /// What exactly is in force, or why it is not.
     pub detail: String,
 }

@@ -99,6 +99,8 @@ pub struct CommandDefinition {
     pub term: Option<String>,
     /// Layers that were asked for, are not in force, and were accepted so: they go into the receipt as they are.
     pub unenforced: Vec<wire::run::Layer>,
+    /// Layers of the sandbox that may be missing where this host does not have them.
+    pub allow_unenforced: Vec<crate::sandbox::layer::LayerName>,
 }
 
 #[derive(Debug, Clone)]

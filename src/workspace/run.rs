@@ -13,6 +13,7 @@ use crate::fuse::control::ControlFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
 use crate::model::access::Access;
 use crate::model::id::{RunId, WorkspaceId};
+use crate::sandbox::fault::Faults;
 use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
 use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
@@ -290,6 +291,11 @@ fn launch(
     plan.network = definition.network;
     plan.tmp_size_bytes = settings.tmp_size_bytes;
     plan.wait_children = definition.wait_children;
+    plan.allow_unenforced.clone_from(&definition.allow_unenforced);
+    plan.faults = Faults::from_environment().map_err(|error| Error::SetupFailed {
+        message: error.to_string(),
+        exit_code: EXIT_FAILED,
+    })?;
 
     let control = serve_control(&workspace, run.id, &user)?;
     let control_mount = control.clone_mount();

@@ -1,6 +1,7 @@
 //! Promises of a sandbox that hold for every user: root's with and without another user id, and an ordinary user's own.
 
 use super::Host;
+use belljar::sandbox::layer::LayerName;
 use belljar::sandbox::protocol::{Exit, FailureKind};
 use belljar::wire::run::Network;
 use std::fs;
@@ -405,13 +406,28 @@ pub fn usage_is_that_of_the_sandbox_alone(host: &Host) {
     assert!(outcome.ended.usage.cpu_us > 20_000, "{:?}", outcome.ended);
 }
 
-pub fn every_layer_that_is_ready_is_listed_as_in_force(host: &Host) {
-    let plan = host.plan(["true"]);
+pub fn every_layer_is_proven_before_the_command_starts(host: &Host) {
+    let mut plan = host.plan(["true"]);
+    let (mut sandbox, _out, _err) = host.spawn(&plan);
+    assert_eq!(sandbox.layers(), []);
+    sandbox.wait_ready().expect("ready");
+    let layers = sandbox.layers();
+    let names: Vec<_> = layers.iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(names, LayerName::ALL.map(LayerName::as_str));
+    for layer in &layers {
+        assert!(layer.requested && layer.in_force, "{layer:?}");
+        assert!(layer.proof.as_ref().is_some_and(|proof| proof.len() > 20), "{layer:?}");
+        assert_eq!(layer.abi.is_some(), layer.name == "landlock", "{layer:?}");
+    }
+    drop(sandbox);
+    plan.network = Network::Host;
+    plan.mounts.retain(|(name, _)| name.as_str() != "input");
     let (mut sandbox, _out, _err) = host.spawn(&plan);
     sandbox.wait_ready().expect("ready");
-    for layer in sandbox.layers() {
-        assert!(layer.in_force, "{layer:?}");
-    }
+    let layers = sandbox.layers();
+    let one = |name: &str| layers.iter().find(|layer| layer.name == name).expect("listed");
+    assert!(!one("network").requested && !one("network").in_force);
+    assert!(!one("read-only-mounts").requested);
 }
 
 /// Processes of this host that live in a pid namespace.
@@ -483,7 +499,7 @@ pub const ALL: &[Case] = &[
     ("a_kill_or_a_drop_ends_everything", a_kill_or_a_drop_ends_everything),
     ("usage_is_that_of_the_sandbox_alone", usage_is_that_of_the_sandbox_alone),
     (
-        "every_layer_that_is_ready_is_listed_as_in_force",
-        every_layer_that_is_ready_is_listed_as_in_force,
+        "every_layer_is_proven_before_the_command_starts",
+        every_layer_is_proven_before_the_command_starts,
     ),
 ];

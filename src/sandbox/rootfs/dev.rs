@@ -1,28 +1,40 @@
 //! `/dev` of a sandbox: the devices that every program may expect, terminals of its own, shared memory, and nothing else.
 
+use super::proof::MountTable;
 use super::{attach, because, configure, size_option, tmpfs};
+use crate::sandbox::layer::{LayerName, Proof};
 use crate::sandbox::plan::SandboxPlan;
-use crate::sandbox::protocol::SetupFailure;
+use crate::sandbox::protocol::{SetupFailure, errno_text};
 use crate::sys::mount::{self, MountAttr, OpenTree};
 use nix::fcntl::AT_FDCWD;
+use nix::sys::stat;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
+/// The numbers of these (Documentation/admin-guide/devices.txt of the kernel), in their order.
+const NUMBERS: [(u64, u64); 6] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)];
+
+/// What else is in `/dev`.
+const OTHERS: [&str; 7] =
+    ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/ptmx", "/dev/pts", "/dev/shm"];
+
 /// Copies of the host's device files: only the host can make devices. Read-only concerns the file's mode and times, which its
 /// owner could change otherwise; a device on a read-only mount takes data as ever.
-pub fn gather() -> Result<Vec<OwnedFd>, SetupFailure> {
+pub fn gather(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, SetupFailure> {
     DEVICES
         .into_iter()
         .map(|path| {
             let copy = || {
                 let tree = mount::open_tree(AT_FDCWD, path, OpenTree::CLONE | OpenTree::NO_FOLLOW)?;
                 let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_EXEC;
-                mount::mount_setattr(&tree, "", false, attributes, true)?;
+                if plan.builds(LayerName::Devices) {
+                    mount::mount_setattr(&tree, "", false, attributes, true)?;
+                }
                 Ok(tree)
             };
             copy().map_err(|error: io::Error| because(format_args!("bind {path}"))(error))
@@ -50,6 +62,33 @@ pub fn attach_all(devices: Vec<OwnedFd>, plan: &SandboxPlan) -> Result<(), Setup
     let shared =
         tmpfs(&[&size_option(plan), c"mode=1777"], attributes).map_err(because("make /dev/shm"))?;
     attach(&shared, Path::new("/dev/shm"), "attach /dev/shm")
+}
+
+/// Looks at everything in `/dev`, and at whether its mounts let nobody change it.
+pub fn prove(table: &MountTable) -> Result<Proof, String> {
+    let entries = std::fs::read_dir("/dev").and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|e| format!("list /dev: {}", errno_text(&e)))?;
+    for entry in &entries {
+        let path = entry.path();
+        let known = DEVICES.iter().chain(&OTHERS).any(|known| path == Path::new(known));
+        if !known {
+            return Err(format!("{} is in /dev", path.display()));
+        }
+    }
+    for (path, (major, minor)) in DEVICES.into_iter().zip(NUMBERS) {
+        let metadata =
+            std::fs::metadata(path).map_err(|e| format!("look at {path}: {}", errno_text(&e)))?;
+        let (own_major, own_minor) = (stat::major(metadata.rdev()), stat::minor(metadata.rdev()));
+        if (own_major, own_minor) != (major, minor) {
+            return Err(format!("{path} is device {own_major}:{own_minor}"));
+        }
+        if !table.is_read_only(Path::new(path))? {
+            return Err(format!("mode and owner of {path} can be changed"));
+        }
+    }
+    Ok(Proof::of(
+        "everything in /dev was looked at: six devices with their numbers, each on a read-only mount, and no other",
+    ))
 }
 
 /// An instance of devpts that shares no terminal with any other.
