@@ -63,6 +63,11 @@ need_programs() {
     need_npm_packages
 }
 
+# What tests/seal runs in sandboxes, besides.
+need_sealed_programs() {
+    need_package python3-numpy "$python" -c 'import numpy'
+}
+
 # npm's cache with the packages of tests/programs/npm, and the address that it is from: tests have no network.
 need_npm_packages() {
     local packages=$project/tests/programs/npm cache=$project/target/tools/npm

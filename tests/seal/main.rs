@@ -8,6 +8,7 @@
 mod expected;
 mod host;
 mod missing;
+mod programs;
 #[path = "../support/mod.rs"]
 mod support;
 
