@@ -5,6 +5,7 @@
 pub mod cleanup;
 pub mod paths;
 pub mod rules;
+pub mod storage;
 pub mod units;
 pub mod yaml;
 
@@ -28,6 +29,7 @@ pub struct Config {
     pub workspaces: Workspaces,
     pub runs: Runs,
     pub artifacts: Artifacts,
+    pub storage: storage::Storage,
     /// From SIGTERM to the moment at which what is not finished is left to the next start.
     #[serde(with = "units::duration")]
     pub shutdown_timeout: Duration,
@@ -114,6 +116,7 @@ impl Default for Config {
             workspaces: Workspaces::default(),
             runs: Runs::default(),
             artifacts: Artifacts::default(),
+            storage: storage::Storage::default(),
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -294,6 +297,9 @@ impl Config {
         let input = artifacts.input_size_max.into();
         within("artifacts.input_size_max", input, 0, 1 << 50, size)?;
         within("artifacts.inputs_max", artifacts.inputs_max.into(), 0, 1_000_000, number)?;
+        if let Some(Err(message)) = self.storage.remote.as_ref().map(storage::Remote::check) {
+            return Err(ConfigError::Inconsistent { origin: origin.to_owned(), message });
+        }
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {
             let message =

@@ -6,6 +6,7 @@ use super::Config;
 use nix::unistd::geteuid;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -19,10 +20,21 @@ const SYSTEM_RUNTIME: &str = "/run/belljar";
 pub const SOCKET_NAME: &str = "belljar.sock";
 
 /// Who we are and what the environment says, as a value, so that every rule can be tested.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Surroundings {
     pub uid: u32,
     variables: BTreeMap<OsString, OsString>,
+}
+
+impl fmt::Debug for Surroundings {
+    /// Without values: credentials come in variables.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<_> = self.variables.keys().collect();
+        f.debug_struct("Surroundings")
+            .field("uid", &self.uid)
+            .field("variables", &variables)
+            .finish()
+    }
 }
 
 impl Surroundings {
