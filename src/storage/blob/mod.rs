@@ -2,6 +2,7 @@
 
 pub mod local;
 mod placing;
+pub mod s3;
 mod survey;
 
 use crate::model::digest::Digest;
