@@ -143,6 +143,41 @@ need_tool() {
     rm -rf -- "$tools/build"
 }
 
+# The S3 server moto_server: what is on the path, else installed from PyPI into target/tools/moto. It does not tell its
+# version, so one on the path is believed to be new enough; the tests say what they miss.
+need_moto() {
+    local version=5.2.1 place=$project/target/tools/moto found
+    ! moto_server --help >/dev/null 2>&1 || return 0
+    found=$("$place/bin/python" -c 'from importlib.metadata import version; print(version("moto"))' 2>/dev/null) || found=0
+    ! version_is_at_least "$found" "$version" || return 0
+    need_package python3-venv "$python" -c 'import ensurepip'
+    say "installing moto $version (once)"
+    rm -rf -- "$place"
+    mkdir -p "$place"
+    { "$python" -m venv "$place" && "$place/bin/pip" install --quiet --disable-pip-version-check "moto[server]==$version"; } \
+        >"$place.log" 2>&1 || {
+        tail -n 20 "$place.log" >&2
+        fail "moto could not be installed; by hand: pip install 'moto[server]==$version'. The last words are above"
+    }
+}
+
+# The S3 server garage, built from crates.io into target/tools/bin without what needs further services.
+need_garage() {
+    local version=2.5.0 tools=$project/target/tools found
+    found=$(PATH=$tools/bin:$PATH garage --version 2>/dev/null) || found="garage 0"
+    # As `garage cargo:2.5.0 [features: …]`, or v2.5.0 where somebody else built it.
+    found=${found#garage }
+    found=${found#cargo:}
+    found=${found#v}
+    ! version_is_at_least "${found%% *}" "$version" || return 0
+    say "building garage $version (once, about nine minutes)"
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$tools/build timeout 2400 \
+        cargo install --quiet garage --version "$version" --debug --locked --no-default-features \
+        --features bundled-libs,lmdb --root "$tools" ||
+        fail "garage could not be built; by hand: cargo install garage --version $version --locked --no-default-features --features bundled-libs,lmdb"
+    rm -rf -- "$tools/build"
+}
+
 # /dev/fuse, and for an ordinary user the right to make user namespaces. Nothing here can install these.
 need_fuse() {
     [ -e /dev/fuse ] || fail "there is no /dev/fuse, so nothing can be mounted. On a host: modprobe fuse, as root. \
