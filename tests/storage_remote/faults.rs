@@ -152,10 +152,13 @@ fn a_server_that_is_slow_and_goes_on_is_waited_for() {
 
 #[test]
 fn a_reader_that_is_slow_is_not_taken_for_a_server_that_is() {
-    struct Slow;
+    /// Takes its time once.
+    struct Slow(bool);
     impl std::io::Write for Slow {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            std::thread::sleep(IMPATIENCE.stall + Duration::from_millis(200));
+            if !std::mem::replace(&mut self.0, true) {
+                std::thread::sleep(IMPATIENCE.stall + Duration::from_millis(200));
+            }
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -163,12 +166,13 @@ fn a_reader_that_is_slow_is_not_taken_for_a_server_that_is() {
         }
     }
     let server = S3s::start();
-    let content = bytes(7, 20_000);
+    let content = bytes(7, 40_000);
     put_directly(&server, &content);
-    let proxy = Proxy::new(server.address, |_, _| Fate::Trickle(10_000, Duration::from_millis(50)));
+    // Not all of it is there when the reader goes on, so the server is waited for then.
+    let proxy = Proxy::new(server.address, |_, _| Fate::Trickle(1_000, IMPATIENCE.stall / 14));
     let store = store(impatient(proxy.url()));
     let digest = digest(&content);
-    assert_eq!(store.get(&digest, None, &mut Slow).expect("get"), 20_000);
+    assert_eq!(store.get(&digest, None, &mut Slow(false)).expect("get"), 40_000);
     assert_eq!(proxy.count("GET", ""), 1, "it was asked once");
 }
 
@@ -370,19 +374,61 @@ fn a_content_that_is_there_is_not_sent_again() {
     assert_eq!(methods, ["HEAD"]);
 }
 
+/// Conditions are signed, so none can be taken out on the way: the object is exchanged behind the server's back, and the answer is
+/// the one of a server that ignores the condition, or of one that lies.
 #[test]
-fn a_server_that_ignores_conditions_is_found_out() {
+fn a_server_that_overwrites_in_spite_of_a_condition_is_found_out() {
     let server = S3s::start();
-    let proxy = Proxy::new(server.address, |_, _| Fate::Without("if-none-match:"));
+    let success =
+        "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    for answer in [
+        Fate::Answer(success.to_owned()),
+        refusal("412 Precondition Failed", "PreconditionFailed", ""),
+    ] {
+        let bucket = server.bucket();
+        let proxy = Proxy::new(server.address, move |seen, before| {
+            if before != 1 {
+                return Fate::Pass;
+            }
+            let key = seen.target.strip_prefix(&format!("/{BUCKET}/")).expect("in the bucket");
+            let id = key.rsplit('/').next().expect("a name");
+            std::fs::write(bucket.join(key), format!("second {id}")).expect("the first is there");
+            answer.clone()
+        });
+        let store = store(settings(proxy.url()));
+        assert!(!store.check().expect("check").conditional_put);
+        assert_eq!(proxy.count("PUT", "/probes/"), 2, "{:?}", proxy.seen());
+    }
+}
+
+#[test]
+fn a_server_that_knows_no_conditions_can_be_used() {
+    let server = S3s::start();
+    let proxy = Proxy::new(server.address, |_, before| match before {
+        0 => refusal("501 Not Implemented", "NotImplemented", ""),
+        _ => Fate::Pass,
+    });
     let store = store(settings(proxy.url()));
     assert!(!store.check().expect("check").conditional_put);
-    // A server that knows no conditions at all says so, and can be used.
-    let proxy =
-        Proxy::new(server.address, |seen, before| match seen.method == "PUT" && before == 0 {
-            true => refusal("501 Not Implemented", "NotImplemented", ""),
-            false => Fate::Pass,
-        });
-    assert!(!crate::servers::store(settings(proxy.url())).check().expect("check").conditional_put);
+    let content = bytes(17, 100);
+    put(&store, &content).expect("put");
+    assert_eq!(get(&store, &content).expect("get"), content);
+}
+
+#[test]
+fn a_list_whose_answer_breaks_off_is_asked_for_again() {
+    let server = S3s::start();
+    let content = bytes(18, 100);
+    put_directly(&server, &content);
+    let proxy = Proxy::new(server.address, |_, before| match before {
+        0 => Fate::CutAnswer(100),
+        _ => Fate::Pass,
+    });
+    let mut found = Vec::new();
+    let store = store(settings(proxy.url()));
+    store.list(digest(&content).as_bytes()[0], &mut |one| found.push(one.digest)).expect("list");
+    assert_eq!(found, [digest(&content)]);
+    assert_eq!(proxy.count("GET", "list-type=2"), 2);
 }
 
 #[test]

@@ -40,8 +40,6 @@ pub enum Fate {
     Reset(usize),
     /// One bit of the request's body, at this byte, is another.
     FlipRequest(usize),
-    /// Without this header.
-    Without(&'static str),
     /// Nothing is read and nothing answered.
     Silence,
 }
@@ -171,9 +169,7 @@ fn serve(shared: &Shared, client: TcpStream) -> io::Result<()> {
     }
     let mut server = TcpStream::connect(shared.upstream)?;
     for line in &head {
-        let lower = line.to_ascii_lowercase();
-        let left_out = matches!(&fate, Fate::Without(name) if lower.starts_with(name));
-        if !left_out && !lower.starts_with("connection:") {
+        if !line.to_ascii_lowercase().starts_with("connection:") {
             server.write_all(line.as_bytes())?;
         }
     }
