@@ -236,7 +236,10 @@ mod tests {
         let error = crate::config::yaml::parse::<Config>(Path::new("b.yaml"), text)
             .expect_err("there is no such kind")
             .to_string();
-        assert!(error.contains("unknown value `s4`") && error.contains("known here: s3"), "{error}");
+        assert!(
+            error.contains("unknown value `s4`") && error.contains("known here: s3"),
+            "{error}"
+        );
         assert!(refusal("region: x").contains("bucket"), "a bucket is needed");
     }
 }

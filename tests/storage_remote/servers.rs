@@ -23,10 +23,10 @@ pub const PATIENCE: Patience = Patience {
 
 /// For what never comes right.
 pub const IMPATIENCE: Patience = Patience {
-    connect: Duration::from_secs(1),
-    stall: Duration::from_millis(700),
-    retry: Duration::from_secs(2),
-    probe: Duration::from_secs(2),
+    connect: Duration::from_secs(2),
+    stall: Duration::from_millis(1_500),
+    retry: Duration::from_secs(3),
+    probe: Duration::from_secs(3),
 };
 
 pub fn impatient(endpoint: String) -> S3Settings {
