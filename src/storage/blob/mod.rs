@@ -1,5 +1,6 @@
 //! Contents: the error that every store shares, and the stores.
 
+pub mod directory;
 pub mod local;
 mod placing;
 pub mod s3;
