@@ -4,6 +4,7 @@ mod capture;
 mod life;
 mod lineage;
 mod retention;
+mod upload;
 mod view;
 
 use super::blob::local::LocalBlobs;

@@ -6,6 +6,7 @@ mod life;
 mod lineage;
 pub mod remote;
 mod retention;
+mod upload;
 mod view;
 
 use super::life::{next_state, quarantine};
@@ -13,9 +14,9 @@ use super::lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
 use super::view::ViewCatalog;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, ContentCopy, Cursor,
-    Filter, LastSeen, Life, NewVersion, PlaceError, Placed, Registered, SecretFinding,
-    SecretSearch, Selected, Stamp, StoreEntry, StorePart, Tier, VersionPage, VersionRow, Wanted,
-    Which,
+    Filter, LastSeen, Life, NamedContent, NewVersion, PlaceError, Placed, Registered,
+    SecretFinding, SecretSearch, Selected, Stamp, StoreEntry, StorePart, Tier, VersionPage,
+    VersionRow, Wanted, Which,
 };
 use crate::model::artifact::{ArtifactState, Author, Origin};
 use crate::model::digest::Digest;
@@ -183,6 +184,7 @@ struct Tables {
     inputs: BTreeMap<(RunId, u64), Input>,
     plans: Vec<retention::Plan>,
     policies: Vec<retention::Policy>,
+    books: upload::Books,
 }
 
 impl Tables {
@@ -317,7 +319,13 @@ impl MemoryCatalog {
 impl Catalog for MemoryCatalog {
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
         let mut tables = self.tables();
-        Ok(batch.iter().map(|new| tables.register(new)).collect())
+        let register = |new: &NewVersion| {
+            let registered = tables.register(new);
+            let content = NamedContent { digest: new.digest, size: new.size };
+            tables.queue_upload(new.content_kept.then_some(content), new.captured_at);
+            registered
+        };
+        Ok(batch.iter().map(register).collect())
     }
 
     fn list(&self, owner: Option<u32>, filter: &Filter) -> Result<VersionPage, CatalogError> {
@@ -392,6 +400,10 @@ impl Catalog for MemoryCatalog {
     }
 
     fn retention(&self) -> &dyn super::Retention {
+        self
+    }
+
+    fn uploads(&self) -> &dyn super::Uploads {
         self
     }
 

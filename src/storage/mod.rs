@@ -16,6 +16,7 @@ pub mod memory;
 pub mod remote;
 pub mod retention;
 mod secrets;
+pub mod upload;
 pub mod view;
 
 #[cfg(test)]
@@ -36,8 +37,9 @@ pub use catalog::CatalogError;
 pub use filter::{Cursor, Filter, SortKey, VersionPage};
 pub use life::{Life, Wanted};
 use lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
-pub use retention::Retention;
+pub use retention::{NamedContent, Retention};
 pub use secrets::{SecretFinding, SecretSearch};
+pub use upload::Uploads;
 
 /// Contents by digest. Immutable: what was committed once reads back the same for ever, identical bytes are kept once.
 pub trait BlobStore: Send + Sync {
@@ -201,6 +203,9 @@ pub trait Catalog: Send + Sync {
     /// Plans, policies, and the books for verification.
     fn retention(&self) -> &dyn Retention;
 
+    /// What has to reach a remote store, and what is there.
+    fn uploads(&self) -> &dyn Uploads;
+
     /// What each of these files of one owner looked like when it was registered last, in the same order.
     fn last_seen(
         &self,
@@ -361,6 +366,12 @@ impl VersionRow {
     /// Registered as CREATING by somebody who has not said READY yet.
     pub fn held_open(&self) -> bool {
         self.held && self.state == ArtifactState::Creating
+    }
+
+    /// Its content, where that is kept.
+    pub(crate) fn kept_content(&self) -> Option<NamedContent> {
+        let kept = self.content_kept && self.swept_at.is_none();
+        self.digest.filter(|_| kept).map(|digest| NamedContent { digest, size: self.size })
     }
 }
 

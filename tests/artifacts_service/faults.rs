@@ -142,6 +142,9 @@ impl Catalog for FaultyCatalog {
     fn life(&self) -> &dyn Life {
         self.1.life()
     }
+    fn uploads(&self) -> &dyn Uploads {
+        self.1.uploads()
+    }
     fn retention(&self) -> &dyn Retention {
         self.1.retention()
     }

@@ -354,7 +354,13 @@ impl Life for MemoryCatalog {
         author: &Author,
     ) -> Result<Vec<Result<VersionRow, Refusal>>, CatalogError> {
         let mut tables = self.tables();
-        Ok(batch.iter().map(|new| tables.declare(new, author)).collect())
+        let declare = |new: &Declaration| {
+            let outcome = tables.declare(new, author);
+            let kept = outcome.as_ref().ok().and_then(VersionRow::kept_content);
+            tables.queue_upload(kept, new.at);
+            outcome
+        };
+        Ok(batch.iter().map(declare).collect())
     }
 
     fn amend(
@@ -370,7 +376,10 @@ impl Life for MemoryCatalog {
         let row = &tables.rows[position];
         life::may_amend(row, amendment)?;
         tables.check(row.owner_uid, Some(id), Some(row), amendment)?;
-        tables.apply(position, amendment, author, Timestamp::now());
+        let now = Timestamp::now();
+        tables.apply(position, amendment, author, now);
+        let kept = tables.rows[position].kept_content();
+        tables.queue_upload(kept.filter(|_| amendment.content.is_some()), now);
         Ok(Some(tables.shown(position)))
     }
 

@@ -451,10 +451,15 @@ impl Life for SqliteCatalog {
     ) -> Result<Vec<Result<VersionRow, Refusal>>, CatalogError> {
         const DOING: &str = "register declared versions";
         self.write(DOING, |transaction| {
-            let each = batch
-                .iter()
-                .map(|new| Change { transaction, author, at: new.at, doing: DOING }.declare(new));
-            each.collect()
+            let mut outcomes = Vec::with_capacity(batch.len());
+            for new in batch {
+                let change = Change { transaction, author, at: new.at, doing: DOING };
+                let outcome = change.declare(new)?;
+                let kept = outcome.as_ref().ok().and_then(VersionRow::kept_content);
+                self.queue_upload(transaction, kept, new.at)?;
+                outcomes.push(outcome);
+            }
+            Ok(outcomes)
         })
     }
 
@@ -474,7 +479,14 @@ impl Life for SqliteCatalog {
             let change = Change { transaction, author, at: Timestamp::now(), doing: DOING };
             change.check(row.owner_uid, Some(id), Some(&row), amendment)??;
             change.apply(pk, &row, amendment)?;
-            Ok(find(transaction, owner, id, which)?.map(|(_, row)| row))
+            let amended = find(transaction, owner, id, which)?.map(|(_, row)| row);
+            let kept = amended.as_ref().and_then(VersionRow::kept_content);
+            self.queue_upload(
+                transaction,
+                kept.filter(|_| amendment.content.is_some()),
+                change.at,
+            )?;
+            Ok(amended)
         })
     }
 

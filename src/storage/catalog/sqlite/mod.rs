@@ -20,6 +20,7 @@ mod retention;
 mod row;
 mod seen;
 mod statement;
+mod upload;
 mod view;
 
 use super::{CatalogError, migrate};
@@ -27,7 +28,8 @@ use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::life::{Life, Refusal, next_state};
 use crate::storage::lineage::{Input, MadeFrom, Use, VersionKey};
-use crate::storage::retention::Retention;
+use crate::storage::retention::{NamedContent, Retention};
+use crate::storage::upload::{Destination, Uploads};
 use crate::storage::view::ViewCatalog;
 use crate::storage::{
     Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
@@ -39,7 +41,7 @@ use row::{COLUMNS, each_row, find, select};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a call waits for another process's transaction before it answers SQLITE_BUSY, which callers retry.
@@ -63,6 +65,8 @@ pub struct SqliteCatalog {
     writer: Mutex<Connection>,
     reader: Mutex<Connection>,
     lists: Readers,
+    /// Where contents are to be sent, once that is told.
+    destination: OnceLock<Destination>,
 }
 
 impl SqliteCatalog {
@@ -93,6 +97,7 @@ impl SqliteCatalog {
             writer: Mutex::new(writer),
             reader: Mutex::new(reader),
             lists: Readers::new(path),
+            destination: OnceLock::new(),
         })
     }
 
@@ -108,6 +113,19 @@ impl SqliteCatalog {
         let outcome = act(&transaction)?;
         transaction.commit().map_err(sql(doing))?;
         Ok(outcome)
+    }
+
+    /// Has a content sent that a version names since this transaction.
+    fn queue_upload(
+        &self,
+        transaction: &Transaction,
+        content: Option<NamedContent>,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        if let (Some(destination), Some(content)) = (self.destination.get(), content) {
+            upload::queue(transaction, destination, content, now)?;
+        }
+        Ok(())
     }
 }
 
@@ -163,7 +181,14 @@ impl Catalog for SqliteCatalog {
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
         const DOING: &str = "register versions";
         self.write(DOING, |transaction| {
-            batch.iter().map(|new| register(transaction, new).map_err(sql(DOING))).collect()
+            let mut registered = Vec::with_capacity(batch.len());
+            for new in batch {
+                registered.push(register(transaction, new).map_err(sql(DOING))?);
+                let content = NamedContent { digest: new.digest, size: new.size };
+                let kept = new.content_kept.then_some(content);
+                self.queue_upload(transaction, kept, new.captured_at)?;
+            }
+            Ok(registered)
         })
     }
 
@@ -239,6 +264,10 @@ impl Catalog for SqliteCatalog {
     }
 
     fn retention(&self) -> &dyn Retention {
+        self
+    }
+
+    fn uploads(&self) -> &dyn Uploads {
         self
     }
 
