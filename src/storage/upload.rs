@@ -168,7 +168,8 @@ pub trait Uploads {
         now: Timestamp,
     ) -> Result<u64, CatalogError>;
 
-    /// The store has lost a content: forgets that it had it, and queues it where the node has it still.
+    /// The store has lost a content: forgets that it had it, and queues it where the node has it still. Where it has not, every
+    /// node looks through what it has once more (see [`note_node`](Self::note_node)).
     fn send_again(
         &self,
         destination: &Destination,

@@ -316,8 +316,11 @@ fn what_a_store_has_is_listed_and_sent_again_when_it_lost_it() {
         let unnamed = uploads.unnamed(&[digest("content 1"), digest("nobody's")]).expect("unnamed");
         assert_eq!(unnamed, [digest("nobody's")]);
 
+        uploads.node_filled(&node(1)).expect("filled");
         uploads.send_again(&node(1), &named("content 1"), true, at(3)).expect("again");
+        assert!(uploads.note_node(&node(1), at(3)).expect("note"));
         uploads.send_again(&node(1), &named("content 2"), false, at(3)).expect("again");
+        assert!(!uploads.note_node(&node(1), at(3)).expect("note"), "each looks what it has");
         let taken = take(catalog, ONE, 9);
         assert_eq!(taken.iter().map(|u| u.digest).collect::<Vec<_>>(), [digest("content 1")]);
         let lost = uploads.whereabouts(&digest("content 2")).expect("where");

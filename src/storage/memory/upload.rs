@@ -147,7 +147,11 @@ impl Uploads for MemoryCatalog {
     ) -> Result<(), CatalogError> {
         let mut tables = self.tables();
         tables.books.copies.remove(&(to.remote.clone(), content.digest));
-        if has_local && tables.content_named(&content.digest).is_some() {
+        if !has_local {
+            let nodes = tables.books.nodes.iter_mut();
+            let of_store = nodes.filter(|((_, remote), _)| *remote == to.remote);
+            of_store.for_each(|(_, node)| node.filled = false);
+        } else if tables.content_named(&content.digest).is_some() {
             tables.books.queue(to, *content, now);
         }
         Ok(())
@@ -209,7 +213,7 @@ impl Uploads for MemoryCatalog {
             let named = tables.content_named(&digest).is_some();
             let books = &mut tables.books;
             if *sent == Sent::Done {
-                books.uploads.retain(|(of, remote, _), _| (*of, &*remote) != (digest, &to.remote));
+                books.uploads.retain(|(of, remote, _), _| *of != digest || *remote != to.remote);
                 if named {
                     books.copies.insert((to.remote.clone(), digest), upload.size);
                 } else {

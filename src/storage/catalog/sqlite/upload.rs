@@ -301,7 +301,11 @@ impl Uploads for SqliteCatalog {
         self.write(DOING, |transaction| {
             let text = "DELETE FROM remote_copy WHERE digest = ? AND remote = ?";
             execute(transaction, text, params![content.digest.as_bytes(), to.remote])?;
-            if has_local && naming(transaction, &content.digest)?.is_some() {
+            if !has_local {
+                let text = "UPDATE node SET filled = 0 WHERE remote = ?";
+                return execute(transaction, text, [&to.remote]).map(drop);
+            }
+            if naming(transaction, &content.digest)?.is_some() {
                 queue(transaction, to, *content, now)?;
             }
             Ok(())
@@ -483,6 +487,10 @@ impl Uploads for SqliteCatalog {
         also: Option<&str>,
         now: Timestamp,
     ) -> Result<GivenUp, CatalogError> {
+        // Without the writer's lock where a version names it: as when contents change their tier.
+        if naming(&lock(&self.reader), digest)?.is_some() {
+            return Ok(GivenUp::Nothing);
+        }
         self.write(DOING, |transaction| give_up(transaction, digest, also, now))
     }
 
