@@ -2,6 +2,7 @@
 //!
 //! File < environment < flag. `config/belljard.yaml` documents each key; a test holds it to the defaults below.
 
+pub mod bucket;
 pub mod cleanup;
 pub mod paths;
 pub mod rules;
@@ -239,10 +240,15 @@ impl Config {
     }
 
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        let remote_path = self.storage.remote.as_ref().and_then(|remote| match remote {
+            storage::Remote::Directory { path } => Some(path.clone()),
+            storage::Remote::S3(_) => None,
+        });
         let paths = [
             ("state_dir", &self.state_dir),
             ("runtime_dir", &self.runtime_dir),
             ("socket", &self.socket),
+            ("storage.remote.path", &remote_path),
         ];
         for (key, path) in paths {
             if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
@@ -299,6 +305,15 @@ impl Config {
         within("artifacts.inputs_max", artifacts.inputs_max.into(), 0, 1_000_000, number)?;
         if let Some(Err(message)) = self.storage.remote.as_ref().map(storage::Remote::check) {
             return Err(ConfigError::Inconsistent { origin: origin.to_owned(), message });
+        }
+        if let storage::KeepLocal::For(kept) = self.storage.keep_local {
+            if self.storage.remote.is_none() {
+                let message = "`storage.keep_local` is a time, and there is no `storage.remote` that would keep what goes: name one, or use `all`";
+                let (origin, message) = (origin.to_owned(), message.to_owned());
+                return Err(ConfigError::Inconsistent { origin, message });
+            }
+            let most = 3_660 * 24 * 60 * MINUTE;
+            within("storage.keep_local", kept.as_millis(), 0, most, time)?;
         }
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {
@@ -367,6 +382,13 @@ mod tests {
         );
         assert!(refusal("log: { filter: 'a=b=c' }").contains("log.filter"));
         assert!(refusal("state_dir: var/lib").contains("relative path"));
+        let error = refusal("storage: { remote: { kind: directory, path: mnt } }");
+        assert!(error.contains("storage.remote.path") && error.contains("relative"), "{error}");
+        let error = refusal("storage: { keep_local: 30d }");
+        assert!(error.contains("no `storage.remote`"), "{error}");
+        let error = refusal("storage: { keep_local: some }");
+        assert!(error.contains("or `all`"), "{error}");
+        assert!(refusal("storage: { remote: { kind: tape } }").contains("directory"));
     }
 
     #[test]

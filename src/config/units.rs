@@ -127,7 +127,7 @@ pub mod size {
 }
 
 /// Reads a YAML scalar as the text it was written as, numbers included.
-fn scalar<'de, D: serde::Deserializer<'de>>(
+pub(super) fn scalar<'de, D: serde::Deserializer<'de>>(
     from: D,
     expected: &'static str,
 ) -> Result<String, D::Error> {

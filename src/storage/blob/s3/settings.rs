@@ -1,8 +1,8 @@
 //! What an S3 store is told: the configuration first, the daemon's environment where that says nothing.
 
 use super::credentials::{Credentials, CredentialsSource};
+use crate::config::bucket::{Bucket, Endpoint, check_scheme};
 use crate::config::paths::Surroundings;
-use crate::config::storage::{Endpoint, Remote, check_scheme};
 use crate::secret::SecretValue;
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ pub struct S3SettingsError {
 
 impl S3Settings {
     /// Completes a checked configuration by what the environment says.
-    pub fn resolve(remote: &Remote, around: &Surroundings) -> Result<S3Settings, S3SettingsError> {
+    pub fn resolve(remote: &Bucket, around: &Surroundings) -> Result<S3Settings, S3SettingsError> {
         let region = remote
             .region
             .clone()
@@ -114,7 +114,7 @@ fn endpoint_of(around: &Surroundings, allow_http: bool) -> Result<Option<String>
 
 /// The configuration's source, else keys in the environment, else the file of Amazon's tools.
 fn credentials_of(
-    remote: &Remote,
+    remote: &Bucket,
     around: &Surroundings,
 ) -> Result<CredentialsSource, S3SettingsError> {
     if remote.instance_metadata {
@@ -182,15 +182,13 @@ fn keys_of(around: &Surroundings) -> Result<Option<Credentials>, S3SettingsError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::storage::RemoteKind;
     use std::path::PathBuf;
 
     const KEYS: [(&str, &str); 2] =
         [("AWS_ACCESS_KEY_ID", "AKENV"), ("AWS_SECRET_ACCESS_KEY", "secretsecret")];
 
-    fn remote() -> Remote {
-        Remote {
-            kind: RemoteKind::S3,
+    fn remote() -> Bucket {
+        Bucket {
             bucket: "artifacts".to_owned(),
             prefix: String::new(),
             region: None,
@@ -203,7 +201,7 @@ mod tests {
         }
     }
 
-    fn resolve(remote: &Remote, variables: &[(&str, &str)]) -> S3Settings {
+    fn resolve(remote: &Bucket, variables: &[(&str, &str)]) -> S3Settings {
         S3Settings::resolve(remote, &Surroundings::fake(0, variables)).expect("resolves")
     }
 
@@ -221,7 +219,7 @@ mod tests {
             ("eu-west-1", "https://two.example.org")
         );
         assert!(found.path_style, "a server of one's own seldom has a name for each bucket");
-        let configured = Remote {
+        let configured = Bucket {
             region: Some("eu-central-1".to_owned()),
             endpoint: Some("https://three.example.org".to_owned()),
             path_style: Some(false),
@@ -246,7 +244,7 @@ mod tests {
         let around = Surroundings::fake(0, &[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")]);
         let error = S3Settings::resolve(&remote(), &around).expect_err("refused").to_string();
         assert!(error.starts_with("AWS_ENDPOINT_URL ") && error.contains("allow_http"), "{error}");
-        let allowed = Remote { allow_http: true, ..remote() };
+        let allowed = Bucket { allow_http: true, ..remote() };
         assert!(S3Settings::resolve(&allowed, &around).is_ok());
     }
 
@@ -263,17 +261,17 @@ mod tests {
         let keys = resolve(&remote(), &KEYS).credentials;
         assert!(matches!(keys, CredentialsSource::Environment(_)), "{keys:?}");
         assert!(!format!("{keys:?}").contains("secretsecret"));
-        let configured = Remote { credentials_file: Some("/etc/s3".into()), ..remote() };
+        let configured = Bucket { credentials_file: Some("/etc/s3".into()), ..remote() };
         let both = [KEYS[0], KEYS[1], ("AWS_PROFILE", "p")];
         assert_eq!(file(resolve(&configured, &both)), (PathBuf::from("/etc/s3"), "p".to_owned()));
-        let profile = Remote { profile: Some("backup".to_owned()), ..remote() };
+        let profile = Bucket { profile: Some("backup".to_owned()), ..remote() };
         let usual = directory.path().join(".aws/credentials");
         let variables = [KEYS[0], KEYS[1], ("HOME", home)];
         assert_eq!(file(resolve(&profile, &variables)), (usual.clone(), "backup".to_owned()));
         std::fs::create_dir(directory.path().join(".aws")).expect("directory");
         std::fs::write(&usual, "[default]\n").expect("write");
         assert_eq!(file(resolve(&remote(), &[("HOME", home)])), (usual, "default".to_owned()));
-        let machine = Remote { instance_metadata: true, ..remote() };
+        let machine = Bucket { instance_metadata: true, ..remote() };
         let found = resolve(&machine, &KEYS).credentials;
         assert!(matches!(found, CredentialsSource::InstanceMetadata { .. }), "{found:?}");
     }
