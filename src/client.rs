@@ -4,6 +4,7 @@
 //! it. One connection per call; a call that waits for a run then never stands in the way of one that signals it.
 
 mod cleanup;
+mod storage;
 
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
 use crate::sys::scm_rights;

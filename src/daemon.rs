@@ -15,7 +15,10 @@ use crate::api::{self, About, Api};
 use crate::artifact::{self, Artifacts};
 use crate::config::Config;
 use crate::config::paths::{Paths, PathsError, SOCKET_NAME};
+use crate::config::storage::Remote;
 use crate::sandbox::launcher::Launcher;
+use crate::storage::blob::directory::DirectoryRemote;
+use crate::storage::remote::RemoteStore;
 use crate::sys::process::enter_user_namespace;
 use crate::workspace;
 use crate::workspace::registry::Workspaces;
@@ -249,6 +252,8 @@ impl Running {
         settings.secrets = config.artifacts.secrets;
         settings.input_bytes_max = config.artifacts.input_size_max;
         settings.inputs_max = config.artifacts.inputs_max;
+        settings.remote = config.storage.remote.as_ref().map(remote_store);
+        settings.keep_local = config.storage.keep_local;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));
@@ -362,6 +367,12 @@ impl Running {
         if api.about.embedded {
             remove_instance_directory(&api.about.runtime_dir);
         }
+    }
+}
+
+fn remote_store(remote: &Remote) -> Arc<dyn RemoteStore> {
+    match remote {
+        Remote::Directory { path } => Arc::new(DirectoryRemote::new(path.clone())),
     }
 }
 

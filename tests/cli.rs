@@ -270,6 +270,7 @@ fn receipt(exit_code: u8, reason: Reason) -> Receipt {
         artifacts: Vec::new(),
         complete: true,
         incomplete: Vec::new(),
+        uploaded: None,
         started_at: now,
         ended_at: now,
     }

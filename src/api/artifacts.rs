@@ -73,7 +73,7 @@ pub async fn sync(
             "a scan is for the workspace's owner, and not done through a run's own socket",
         ));
     }
-    let (drained, scanned) = api
+    let (drained, scanned, uploaded) = api
         .wait(move |workspaces| {
             let actor = caller.actor;
             let scope = match request.workspace {
@@ -92,6 +92,9 @@ pub async fn sync(
                 None => DrainScope::Owner(actor.uid),
             };
             let artifacts = workspaces.artifacts();
+            if request.wait_upload {
+                artifacts.must_have_remote()?;
+            }
             let scanned = match &scope {
                 _ if !request.scan => None,
                 DrainScope::Workspace { owner_uid, id } => {
@@ -100,7 +103,10 @@ pub async fn sync(
                 DrainScope::Owner(uid) => Some(artifacts.scan(Some(*uid), None)?),
                 DrainScope::All | DrainScope::Run(_) => Some(artifacts.scan(None, None)?),
             };
-            Ok::<_, ApiError>((artifacts.drain(scope, deadline), scanned))
+            let drained = artifacts.drain(scope, deadline);
+            let wait = || artifacts.wait_sent(deadline);
+            let uploaded = request.wait_upload.then(wait).transpose()?;
+            Ok::<_, ApiError>((drained, scanned, uploaded))
         })
         .await??;
     let scanned = scanned.map(|scanned| wire::artifact::Scanned {
@@ -110,7 +116,7 @@ pub async fn sync(
     });
     let incomplete =
         drained.incomplete.into_iter().map(|(path, why)| format!("{path}: {why}")).collect();
-    Ok(Json(SyncOutcome { complete: drained.complete, incomplete, scanned }))
+    Ok(Json(SyncOutcome { complete: drained.complete, incomplete, uploaded, scanned }))
 }
 
 /// Through a run's own socket, an artifact of another workspace is as good as none.

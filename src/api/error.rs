@@ -5,6 +5,7 @@
 
 use crate::artifact;
 use crate::storage::life::Refusal;
+use crate::storage::remote::RemoteError;
 use crate::telemetry::sentence;
 use crate::wire::problem::{
     COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, MEDIA_TYPE, Problem, SETUP_FAILED,
@@ -136,6 +137,16 @@ impl From<artifact::Error> for ApiError {
                 Self::new(StatusCode::FORBIDDEN, "artifact-quarantined", detail)
             }
             E::Deleted { .. } => Self::new(StatusCode::GONE, "artifact-deleted", detail),
+            E::NoRemote => Self::new(StatusCode::CONFLICT, "no-remote-store", detail),
+            E::ContentElsewhere { .. } | E::ContentInOtherStore { .. } => {
+                Self::new(StatusCode::CONFLICT, "content-elsewhere", detail)
+            }
+            E::Remote(RemoteError::Local { .. }) => Self::of_system(&error),
+            E::Remote(
+                RemoteError::Store { .. }
+                | RemoteError::Missing { .. }
+                | RemoteError::Damaged { .. },
+            ) => Self::new(StatusCode::BAD_GATEWAY, "remote-store", detail),
             E::State { .. }
             | E::Rules(_)
             | E::Catalog(_)

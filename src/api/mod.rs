@@ -21,6 +21,7 @@ pub mod log;
 pub mod runs;
 pub mod secrets;
 pub mod status;
+pub mod storage;
 pub mod verify;
 pub mod workspaces;
 
@@ -145,6 +146,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/artifacts/{reference}/events", get(events::of_artifact))
         .route("/v1/events", get(events::all))
         .route("/v1/artifacts/{reference}/lineage", get(lineage::show))
+        .route("/v1/storage", get(storage::status))
+        .route("/v1/storage/gc", post(storage::collect))
         .route("/v1/cleanup/plans", post(cleanup::plan).get(cleanup::plans))
         .route("/v1/cleanup/plans/{id}", get(cleanup::show))
         .route("/v1/cleanup/plans/{id}/apply", post(cleanup::apply))

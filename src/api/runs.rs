@@ -153,6 +153,7 @@ fn define_run(
             user: request.user,
             wait_children: request.wait_children,
             drain_timeout: request.drain_timeout_ms.map_or(drain_timeout, Duration::from_millis),
+            wait_upload: request.wait_upload,
             term: request.term,
             unenforced,
             allow_unenforced,

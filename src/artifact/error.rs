@@ -3,10 +3,12 @@
 use super::rules::BadPattern;
 use crate::model::artifact::ArtifactState;
 use crate::model::cleanup::BadCriteria;
+use crate::model::digest::Digest;
 use crate::model::expression::parse::SyntaxError;
 use crate::model::id::{ArtifactId, PlanId, PolicyName};
 use crate::model::names::Alias;
 use crate::storage::life::Refusal;
+use crate::storage::remote::RemoteError;
 use crate::storage::{BlobError, CatalogError, PlaceError};
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +28,18 @@ pub enum Error {
     Catalog(CatalogError),
     #[error(transparent)]
     Blob(#[from] BlobError),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(
+        "the content of {digest} is on node {nodes} and not uploaded yet: wait until a daemon there has sent it"
+    )]
+    ContentElsewhere { digest: Digest, nodes: String },
+    #[error(
+        "the content of {digest} is in {stores}, which this daemon does not use: name that store in `storage.remote`"
+    )]
+    ContentInOtherStore { digest: Digest, stores: String },
+    #[error("there is no remote store: name one in the daemon's configuration (`storage.remote`)")]
+    NoRemote,
     #[error("cannot note the workspace in the journal")]
     Journal(#[source] io::Error),
     #[error("cannot scan the workspace's directories")]

@@ -22,6 +22,7 @@ pub mod detect;
 mod dirty_set;
 mod error;
 mod examine;
+mod fetch;
 mod input_digests;
 mod inputs;
 pub mod inspect;
@@ -32,6 +33,7 @@ mod life;
 mod lineage;
 mod locate;
 mod names;
+mod node;
 mod observer;
 mod older;
 mod record;
@@ -46,7 +48,12 @@ mod scheduler;
 mod secrets;
 mod service;
 mod settings;
+mod stores;
 mod sweeper;
+mod ticker;
+mod upkeep;
+mod uploader;
+mod upstream;
 mod verify;
 mod views;
 mod watch;
@@ -65,6 +72,7 @@ use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
 use crate::storage::catalog::sqlite::SqliteCatalog;
+use crate::storage::upload::Destination;
 use crate::storage::view::Scope;
 use crate::storage::{BlobStore, Catalog, Filter};
 use crate::vfs::observer::{FileSource, WriteObserver};
@@ -78,7 +86,6 @@ use observer::Observer;
 use record::{MountRecord, Record, RunInfo, WorkspaceRecord};
 use rules::Rules;
 use schedule::Schedule;
-use scheduler::Scheduler;
 use service::{Parts, Service};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -87,7 +94,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-use sweeper::Sweeper;
+use ticker::Ticker;
+use upstream::Upstream;
+use uuid::Uuid;
 use watch::Watch;
 
 /// How many owners have a large file copied at the same time, one each. Chosen, not measured: one more than the
@@ -97,6 +106,9 @@ const LARGE_OWNERS_MAX: usize = 3;
 /// How long the end of a run waits until what it had read is stored. Chosen, not measured: digests are taken while the run goes
 /// on, so that only a short run that read much has something left.
 const INPUTS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the end waits for what is being uploaded. The next daemon sends it again. Chosen: a small content takes less.
+const UPLOADERS_PATIENCE: Duration = Duration::from_millis(250);
 
 /// The artifact service of one daemon. Clones share it; dropping the last one stops it without waiting, and what was
 /// not registered is recovered by the next daemon.
@@ -108,9 +120,11 @@ pub struct Artifacts {
 #[derive(Debug)]
 struct Handle {
     service: Arc<Service>,
-    sweeper: Sweeper,
+    sweeper: Ticker,
     /// In a daemon that serves for longer than a command.
-    scheduler: Option<Scheduler>,
+    scheduler: Option<Ticker>,
+    /// Where there is a remote store: what sends, and what looks after it.
+    uploaders: Vec<Ticker>,
 }
 
 /// A workspace whose writes are to be followed.
@@ -167,6 +181,15 @@ pub struct RunRecord {
     pub node_id: Option<String>,
 }
 
+/// The remote store, told to the catalog, which queues from here on what is registered.
+fn upstream(node: Uuid, settings: &Settings, catalog: &dyn Catalog) -> Option<Arc<Upstream>> {
+    let store = settings.remote.clone()?;
+    let (remote, place) = (store.name().to_owned(), node::place(&settings.state_dir));
+    let destination = Destination { node, remote, place };
+    catalog.uploads().send_to(destination.clone());
+    Some(Arc::new(Upstream::new(store, destination)))
+}
+
 fn state_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::State { doing, path: path.to_owned(), source }
 }
@@ -209,19 +232,39 @@ impl Artifacts {
             .map_err(state_error("make the journal in", &instance.directory))?;
         let state = DirtySet::new(Schedule::new(settings.debounce, settings.debounce_max));
         let watch = Watch::new(settings.threads.max(1), LARGE_OWNERS_MAX);
-        let parts =
-            Parts { settings, rules, blobs, catalog, boot, journal, state, instance, watch };
+        let node = node::of(&root).map_err(state_error("tell which node it is from", &root))?;
+        let upstream = upstream(node, &settings, &*catalog);
+        let parts = Parts {
+            settings,
+            rules,
+            blobs,
+            catalog,
+            boot,
+            journal,
+            state,
+            instance,
+            watch,
+            node,
+            upstream: upstream.clone(),
+        };
         let service = Arc::new(Service::new(parts));
         let sweeper =
-            Sweeper::start(&service).map_err(state_error("start the sweeper for", &root))?;
+            sweeper::start(&service).map_err(state_error("start the sweeper for", &root))?;
         let scheduler = match service.settings.cleanup {
             Some(_) => Some(
-                Scheduler::start(&service)
+                scheduler::start(&service)
                     .map_err(state_error("start the clean-up schedule for", &root))?,
             ),
             None => None,
         };
-        let handle = Handle { service: service.clone(), sweeper, scheduler };
+        let mut uploaders = Vec::new();
+        if let Some(upstream) = &upstream {
+            for start in [uploader::start, upkeep::start] {
+                let started = start(&service, upstream);
+                uploaders.push(started.map_err(state_error("start uploads of", &root))?);
+            }
+        }
+        let handle = Handle { service: service.clone(), sweeper, scheduler, uploaders };
         service
             .watch
             .start(&service, registrar::run)
@@ -396,7 +439,10 @@ impl Artifacts {
 
     /// A version with its bytes.
     pub fn content(&self, owner: Option<u32>, reference: &str) -> Result<(Artifact, File), Error> {
-        registry::content(&*self.service().catalog, &*self.service().blobs, owner, reference)
+        let service = self.service();
+        registry::content(&*service.catalog, owner, reference, |digest| {
+            fetch::open(service, digest)
+        })
     }
 
     /// What a version was made from, or what was made from it.
@@ -473,6 +519,9 @@ impl Handle {
         self.sweeper.stop();
         if let Some(scheduler) = &self.scheduler {
             scheduler.stop();
+        }
+        for uploader in &self.uploaders {
+            uploader.stop_within(UPLOADERS_PATIENCE);
         }
         self.service.watch.join();
         self.service.forget_sources();

@@ -4,10 +4,11 @@ use super::cursor::{self, Refused};
 use super::error::Error;
 use super::reference::find;
 use crate::model::artifact::ArtifactState;
+use crate::model::digest::Digest;
 use crate::model::glob::Glob;
 use crate::model::id::RunId;
 use crate::model::path::escape;
-use crate::storage::{BlobStore, Catalog, Filter, Process, SecretFinding, VersionRow};
+use crate::storage::{Catalog, Filter, Process, SecretFinding, VersionRow};
 use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
 use jiff::Timestamp;
@@ -29,9 +30,9 @@ pub(super) fn get(
 
 pub(super) fn content(
     catalog: &dyn Catalog,
-    blobs: &dyn BlobStore,
     owner: Option<u32>,
     reference: &str,
+    open: impl FnOnce(&Digest) -> Result<File, Error>,
 ) -> Result<(Artifact, File), Error> {
     let row = find(catalog, owner, reference)?;
     // Root sees everybody's and asks as nobody in particular.
@@ -45,7 +46,7 @@ pub(super) fn content(
         ArtifactState::Creating => return Err(Error::NotReady { reference: reference.to_owned() }),
     }
     match artifact.digest.filter(|_| artifact.content_kept) {
-        Some(digest) => Ok((artifact, blobs.open(&digest)?)),
+        Some(digest) => Ok((artifact, open(&digest)?)),
         None if artifact.content_lost_at.is_some() => Err(Error::ContentLost {
             reference: reference.to_owned(),
             host_path: artifact.host_path,
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn a_quarantined_content_is_refused_to_root() {
         use crate::model::artifact::ArtifactType;
-        use crate::storage::{NewVersion, SecretSearch};
+        use crate::storage::{BlobStore, NewVersion, SecretSearch};
         let catalog = crate::storage::memory::MemoryCatalog::default();
         let blobs = crate::storage::memory::MemoryBlobs::default();
         let bytes = b"x";
@@ -241,7 +242,8 @@ mod tests {
         };
         catalog.register(&[new]).expect("register");
         let id = list(&catalog, None, &ArtifactQuery::default()).expect("list").artifacts[0].id;
-        let ask = |owner| content(&catalog, &blobs, owner, &id.to_string());
+        let open = |digest: &Digest| Ok(blobs.open(digest)?);
+        let ask = |owner| content(&catalog, owner, &id.to_string(), open);
         assert!(matches!(ask(None), Err(Error::Quarantined { .. })));
         assert!(matches!(ask(Some(1001)), Err(Error::NotFound { .. })));
         assert!(ask(Some(1000)).is_ok());

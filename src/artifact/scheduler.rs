@@ -4,20 +4,18 @@
 //! each batch: at most one policy of a catalog runs at a time, and a daemon that died or was stopped for long loses its claim.
 //! A plan needs no claim, because each of its items is done once whoever applies it; one that does not advance between two
 //! looks is taken up.
-//!
-//! Locking: `stopped` guards a flag and is held for no work.
 
 use super::cleanup::{Applied, apply, make_plan};
 use super::error::Error;
 use super::service::Service;
+use super::ticker::Ticker;
 use crate::model::artifact::Author;
 use crate::model::id::PlanId;
 use crate::storage::retention::{LastRun, PolicyRow};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Pause between looks, each two short queries. The shortest schedule is a second.
@@ -26,44 +24,16 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long a claim lasts without being renewed: longer than making the plan of a large catalog takes. Chosen, not measured.
 const LEASE: SignedDuration = SignedDuration::from_mins(10);
 
-#[derive(Debug)]
-pub(super) struct Scheduler {
-    stopped: Arc<(Mutex<bool>, Condvar)>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Scheduler {
-    pub fn start(service: &Arc<Service>) -> io::Result<Self> {
-        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
-        let (service, told) = (service.clone(), stopped.clone());
-        let thread =
-            std::thread::Builder::new().name("belljar-cleanup".to_owned()).spawn(move || {
-                let mut looks = Looks::default();
-                loop {
-                    if let Err(error) = looks.look(&service) {
-                        let reason = crate::telemetry::sentence(&error);
-                        tracing::warn!(%reason, "clean-up policies are not run; it is tried again");
-                    }
-                    let stopped = told.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    let wait = told.1.wait_timeout_while(stopped, PAUSE, |stopped| !*stopped);
-                    if *wait.unwrap_or_else(PoisonError::into_inner).0 {
-                        return;
-                    }
-                }
-            })?;
-        Ok(Self { stopped, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// Ends the thread after the batch that it is at.
-    pub fn stop(&self) {
-        *self.stopped.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stopped.1.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // A panic aborts the process, so that there is no other end.
-            let _ = thread.join();
+pub(super) fn start(service: &Arc<Service>) -> io::Result<Ticker> {
+    let service = service.clone();
+    let mut looks = Looks::default();
+    Ticker::start("belljar-cleanup", move || {
+        if let Err(error) = looks.look(&service) {
+            let reason = crate::telemetry::sentence(&error);
+            tracing::warn!(%reason, "clean-up policies are not run; it is tried again");
         }
-    }
+        PAUSE
+    })
 }
 
 /// What the thread remembers from look to look.

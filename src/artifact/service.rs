@@ -14,6 +14,7 @@ use super::rules::Rules;
 use super::schedule::{DrainScope, Drained, Job, Lane, Postponed};
 use super::secrets::SecretSource;
 use super::settings::Settings;
+use super::upstream::Upstream;
 use super::watch::Watch;
 use crate::model::digest::Digest;
 use crate::model::id::{MountName, WorkspaceId};
@@ -76,6 +77,10 @@ pub(super) struct Service {
     /// This daemon's place in the state directory, until it stops.
     pub instance: Mutex<Option<Instance>>,
     pub watch: Watch,
+    /// Which state directory this is.
+    pub node: Uuid,
+    /// The remote store, where there is one.
+    pub upstream: Option<Arc<Upstream>>,
     /// Called after each change that has events.
     on_events: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -102,6 +107,8 @@ pub(super) struct Parts {
     pub state: DirtySet,
     pub instance: Instance,
     pub watch: Watch,
+    pub node: Uuid,
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 impl Service {
@@ -129,6 +136,8 @@ impl Service {
             failing: AtomicBool::new(false),
             instance: Mutex::new(Some(parts.instance)),
             watch: parts.watch,
+            node: parts.node,
+            upstream: parts.upstream,
             on_events: OnceLock::new(),
         }
     }
@@ -202,6 +211,9 @@ impl Service {
     pub fn tell_of_events(&self) {
         if let Some(call) = self.on_events.get() {
             call();
+        }
+        if let Some(upstream) = &self.upstream {
+            upstream.bell.ring();
         }
     }
 

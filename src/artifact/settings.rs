@@ -4,8 +4,11 @@ use super::rules::IGNORED_BY_DEFAULT;
 use crate::config::SecretPolicy;
 use crate::config::cleanup::CleanupPolicy;
 use crate::config::rules::Rule;
+use crate::config::storage::KeepLocal;
 use crate::model::artifact::ScanPolicy;
+use crate::storage::remote::RemoteStore;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -53,6 +56,10 @@ pub struct Settings {
     pub doubt: Duration,
     /// How long recovery waits until what it found is registered; what takes longer is registered meanwhile.
     pub recovery_wait: Duration,
+    /// Gets a copy of every content.
+    pub remote: Option<Arc<dyn RemoteStore>>,
+    /// Which contents stay here that the remote store has.
+    pub keep_local: KeepLocal,
 }
 
 impl Settings {
@@ -77,6 +84,8 @@ impl Settings {
             secrets: SecretPolicy::Warn,
             doubt: Duration::from_secs(60),
             recovery_wait: Duration::from_secs(10),
+            remote: None,
+            keep_local: KeepLocal::All,
         }
     }
 }

@@ -3,18 +3,17 @@
 //! It works from the catalog alone: a deletion that is due, and the list of contents to be looked at, which is written in
 //! the transaction that changed the rows. A daemon that dies in between leaves its work to the next pass of any daemon.
 //! Order of a sweep: the row says for ever that its content is given up, then the content goes where no row needs it.
-//!
-//! Locking: `stopped` guards a flag and is held for no work.
 
 use super::error::Error;
 use super::service::Service;
+use super::ticker::Ticker;
 use crate::model::digest::Digest;
 use crate::storage::life::Placement;
+use crate::storage::upload::GivenUp;
 use crate::storage::{BlobStore, Catalog, Placed};
 use jiff::{SignedDuration, Timestamp};
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Versions given up in one transaction, which other writers wait for. Chosen, not measured.
@@ -27,43 +26,15 @@ const PLACEMENTS_MAX: u32 = 10_000;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-#[derive(Debug)]
-pub(super) struct Sweeper {
-    stopped: Arc<(Mutex<bool>, Condvar)>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Sweeper {
-    pub fn start(service: &Arc<Service>) -> io::Result<Self> {
-        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
-        let (service, told) = (service.clone(), stopped.clone());
-        let thread = std::thread::Builder::new().name("belljar-sweeper".to_owned()).spawn(move || {
-            let pause = (service.settings.undo_window / 10).clamp(PAUSE_MIN, PAUSE_MAX);
-            loop {
-                if let Err(error) = pass(&service) {
-                    let reason = crate::telemetry::sentence(&error);
-                    tracing::warn!(%reason, "deleted artifacts are not swept; it is tried again");
-                }
-                let stopped = told.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let wait = told.1.wait_timeout_while(stopped, pause, |stopped| !*stopped);
-                if *wait.unwrap_or_else(PoisonError::into_inner).0 {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { stopped, thread: Mutex::new(Some(thread)) })
-    }
-
-    /// Ends the thread after the content that it is at.
-    pub fn stop(&self) {
-        *self.stopped.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stopped.1.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // A panic aborts the process, so that there is no other end.
-            let _ = thread.join();
+pub(super) fn start(service: &Arc<Service>) -> io::Result<Ticker> {
+    let service = service.clone();
+    Ticker::start("belljar-sweeper", move || {
+        if let Err(error) = pass(&service) {
+            let reason = crate::telemetry::sentence(&error);
+            tracing::warn!(%reason, "deleted artifacts are not swept; it is tried again");
         }
-    }
+        (service.settings.undo_window / 10).clamp(PAUSE_MIN, PAUSE_MAX)
+    })
 }
 
 fn pass(service: &Service) -> Result<(), Error> {
@@ -101,7 +72,11 @@ fn settle(
 ) -> Result<(), Error> {
     let (digest, _) = placement;
     match blobs.place(digest, &|| catalog.life().wanted(digest))? {
-        Placed::Done => Ok(catalog.life().placed(placement)?),
+        Placed::Done => match catalog.uploads().give_up(digest, None, Timestamp::now())? {
+            GivenUp::Nothing | GivenUp::Removing => Ok(catalog.life().placed(placement)?),
+            // Looked at again when it was sent.
+            GivenUp::Busy => Ok(()),
+        },
         Placed::Young => Ok(()),
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! It is done in parts of some seconds, each from a cursor to the next, so that nobody waits for a store to be read as a whole
 //! and whoever asked ends it by not asking on. The first parts read every content that versions name, in the order of digests; the
-//! others look at every name in the store. What may be on its way at that moment is left alone: contents that were just taken, and
+//! next look at every name in the store, the last at what the remote store says that it has. A content of the remote store is not
+//! read. What may be on its way at that moment is left alone: contents that were just taken, and
 //! those whose place is to be looked at anyway.
+
+mod remote;
 
 use super::error::Error;
 use super::instance;
@@ -14,9 +17,12 @@ use super::{Artifacts, Voice};
 use crate::model::artifact::Author;
 use crate::model::digest::Digest;
 use crate::model::path::escape;
-use crate::storage::{ContentCopy, Placed, StoreEntry, StorePart, Tier, VersionRow, Wanted};
+use crate::storage::{
+    ContentCopy, NamedContent, Placed, StoreEntry, StorePart, Tier, VersionRow, Wanted,
+};
 use crate::sys::openat2::open_beneath;
 use crate::wire::verify::{Finding, FindingKind, VerifyReport, VerifyRequest};
+use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -52,6 +58,8 @@ enum Cursor {
     Contents(Option<Digest>),
     /// From this part of the store on.
     Store(u16),
+    /// From the digests with this first byte on in the remote store.
+    Remote(u8),
 }
 
 impl Cursor {
@@ -63,6 +71,9 @@ impl Cursor {
             let digest = format!("blake3:{hex}").parse().map_err(|_| bad())?;
             return Ok(Self::Contents(Some(digest)));
         }
+        if let Some(part) = text.strip_prefix("r-").and_then(|part| part.parse().ok()) {
+            return Ok(Self::Remote(part));
+        }
         let part = text.strip_prefix("s-").and_then(|part| part.parse().ok());
         part.filter(|part| *part < STORE_PARTS).map(Self::Store).ok_or_else(bad)
     }
@@ -71,6 +82,7 @@ impl Cursor {
         match self {
             Cursor::Contents(after) => after.map(|after| format!("c-{}", after.hex())),
             Cursor::Store(part) => Some(format!("s-{part}")),
+            Cursor::Remote(part) => Some(format!("r-{part}")),
         }
     }
 }
@@ -87,6 +99,8 @@ fn part_of(number: u16) -> StorePart {
 struct Verification<'a> {
     service: &'a Service,
     owner: Option<u32>,
+    /// What the remote store has is looked at as a whole, in parts of its own.
+    whole: bool,
     repair: bool,
     rate: u64,
     began: Instant,
@@ -119,6 +133,7 @@ impl Artifacts {
         let mut part = Verification {
             service,
             owner,
+            whole: whole && request.reference.is_none(),
             repair: request.repair,
             rate,
             began: Instant::now(),
@@ -142,7 +157,13 @@ impl Artifacts {
                 }
                 Cursor::Store(number) => {
                     part.store(part_of(number))?;
-                    Some(number + 1).filter(|next| *next < STORE_PARTS).map(Cursor::Store)
+                    let next = Some(number + 1).filter(|next| *next < STORE_PARTS);
+                    let remote = service.upstream.as_ref().map(|_| Cursor::Remote(0));
+                    next.map(Cursor::Store).or(remote)
+                }
+                Cursor::Remote(first) => {
+                    part.remote(first)?;
+                    first.checked_add(1).map(Cursor::Remote)
                 }
             };
             let Some(next) = next else { return Ok(part.report) };
@@ -224,7 +245,7 @@ impl Verification<'_> {
             return Ok(true);
         }
         if whole.is_empty() && wrong.is_empty() && service.blobs.copies(digest)?.is_empty() {
-            let detail = "the store has no content of this digest".to_owned();
+            let Err(detail) = self.elsewhere(digest)? else { return Ok(true) };
             self.mend_lost(FindingKind::Missing, digest, versions, detail, None)?;
             return Ok(true);
         }
@@ -295,7 +316,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// There is no whole copy: takes it again from the file, or notes that it is lost.
+    /// There is no whole copy: takes it again from the remote store or the file, or notes that it is lost.
     fn mend_lost(
         &mut self,
         kind: FindingKind,
@@ -306,14 +327,25 @@ impl Verification<'_> {
     ) -> Result<(), Error> {
         let (mut done, mut mended) = (aside, false);
         if self.repair {
-            let how = match self.retake(digest)? {
-                Some(path) => {
+            let refetched = self.refetch(digest)?;
+            let retaken = if refetched.is_some() { None } else { self.retake(digest)? };
+            let how = match (refetched, retaken) {
+                (Some(store), _) => {
+                    mended = true;
+                    let catalog = self.service.catalog.retention();
+                    catalog.tell_mended(digest, "remote", &Author::Belljar)?;
+                    format!("it was fetched from {store}")
+                }
+                (None, Some(path)) => {
                     mended = true;
                     let catalog = self.service.catalog.retention();
                     catalog.tell_mended(digest, "file", &Author::Belljar)?;
                     format!("it was taken again from {path}")
                 }
-                None => {
+                (None, None) if self.others_may_have_it()? => {
+                    "nothing was done: another node may have it, which `belljar artifact verify` there tells".to_owned()
+                }
+                (None, None) => {
                     let blobs = &*self.service.blobs;
                     let gone = || blobs.copies(digest).is_ok_and(|copies| copies.is_empty());
                     let catalog = self.service.catalog.retention();
@@ -366,6 +398,12 @@ impl Verification<'_> {
                 writer.keep(digest)?;
                 batch.commit()?;
                 self.place(digest)?;
+                if let Some(upstream) = &self.service.upstream {
+                    let content = NamedContent { digest: *digest, size: row.size };
+                    let uploads = self.service.catalog.uploads();
+                    uploads.queue(&upstream.destination, &[content], Timestamp::now())?;
+                    upstream.bell.ring();
+                }
                 return Ok(Some(escape(&row.host_path)));
             }
         }
@@ -529,10 +567,11 @@ mod tests {
 
     #[test]
     fn cursors_read_back_and_others_are_refused() {
-        for cursor in [Cursor::Contents(Some(Digest::from_bytes([7; 32]))), Cursor::Store(512)] {
+        let contents = Cursor::Contents(Some(Digest::from_bytes([7; 32])));
+        for cursor in [contents, Cursor::Store(512), Cursor::Remote(255)] {
             assert_eq!(Cursor::parse(&cursor.text().expect("text")).expect("legal"), cursor);
         }
-        for text in ["", "c-", "c-00", "s-513", "s--1", "x"] {
+        for text in ["", "c-", "c-00", "s-513", "s--1", "r-256", "x"] {
             assert!(Cursor::parse(text).is_err(), "{text}");
         }
     }

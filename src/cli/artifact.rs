@@ -96,6 +96,9 @@ pub enum ArtifactCommand {
         /// Look first for files that were changed in the hosts' directories, past the workspaces.
         #[arg(long)]
         scan: bool,
+        /// Wait, too, until everything is uploaded that was registered before.
+        #[arg(long)]
+        wait_upload: bool,
         /// One JSON document.
         #[arg(long)]
         json: bool,
@@ -188,10 +191,10 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
         ArtifactCommand::Unpin(references) => {
             references.each(&connection, async |reference| client.unpin_artifact(&reference).await)
         }
-        ArtifactCommand::Sync { workspace, timeout, scan, json } => {
+        ArtifactCommand::Sync { workspace, timeout, scan, wait_upload, json } => {
             let timeout_ms =
                 timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-            let request = SyncRequest { workspace, timeout_ms, scan };
+            let request = SyncRequest { workspace, timeout_ms, scan, wait_upload };
             let outcome = connection.block_on(client.sync(&request))?;
             if let Some(scanned) = outcome.scanned.filter(|_| !json) {
                 output::remark(&format!(
@@ -207,7 +210,11 @@ pub fn run(context: &Context, command: ArtifactCommand) -> Outcome {
                     output::complain(&format!("  {line}"));
                 }
             }
-            Ok(if outcome.complete { DONE } else { FAILED })
+            let sent = outcome.uploaded != Some(false);
+            if !sent && !json {
+                output::complain("not everything is uploaded yet: see `belljar storage status`");
+            }
+            Ok(if outcome.complete && sent { DONE } else { FAILED })
         }
     }
 }

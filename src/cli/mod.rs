@@ -21,6 +21,7 @@ pub mod receipt;
 pub mod run;
 pub mod secret;
 pub mod secret_source;
+pub mod storage;
 pub mod verify;
 pub mod workspace;
 
@@ -74,6 +75,9 @@ enum Command {
     /// Find, read, register, change and remove artifacts.
     #[command(subcommand)]
     Artifact(artifact::ArtifactCommand),
+    /// Ask about the remote store and what has still to be sent to it.
+    #[command(subcommand)]
+    Storage(storage::StorageCommand),
     /// Ask the daemon about itself.
     #[command(subcommand)]
     Daemon(daemon::DaemonCommand),
@@ -107,6 +111,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, start: StartPrivate) 
         Command::Secret(command) => secret::run(&context, command),
         Command::Env(command) => env::run(&context, command),
         Command::Artifact(command) => artifact::run(&context, command),
+        Command::Storage(command) => storage::run(&context, command),
         Command::Daemon(command) => daemon::run(&context, command),
         Command::Doctor(arguments) => doctor::run(&context, &arguments),
         Command::Completions(arguments) => {

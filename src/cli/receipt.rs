@@ -78,6 +78,11 @@ pub fn summarise(receipt: &Receipt, quiet: bool) {
             output::remark(&format!("  {line}"));
         }
     }
+    if receipt.uploaded == Some(false) {
+        output::remark(
+            "not every content of this run is uploaded yet; `belljar storage status` says what it waits for",
+        );
+    }
     if !output::is_terminal() {
         return;
     }

@@ -118,7 +118,10 @@ pub struct RunArguments {
     /// When the command ends, wait for what it left running instead of ending it.
     #[arg(long)]
     wait_children: bool,
-    /// Wait at most this long for the run's artifacts to be registered [default: 60s].
+    /// Wait, too, until the remote store has the contents of the run's artifacts.
+    #[arg(long)]
+    wait_upload: bool,
+    /// Wait at most this long for the run's artifacts to be registered, and uploaded [default: 60s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     drain_timeout: Option<Duration>,
     /// No summary.
@@ -277,6 +280,7 @@ impl Plan {
             user: arguments.user,
             wait_children: arguments.wait_children,
             drain_timeout_ms: arguments.drain_timeout.map(milliseconds),
+            wait_upload: arguments.wait_upload,
             limits,
             allow_unenforced: arguments.allow_unenforced,
             term: std::env::var("TERM").ok(),

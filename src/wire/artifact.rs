@@ -160,6 +160,8 @@ pub struct SyncRequest {
     pub timeout_ms: Option<u64>,
     /// Look first for files that were changed in the hosts' directories, past the workspaces.
     pub scan: bool,
+    /// Wait then until everything is uploaded that the daemon's node had registered before.
+    pub wait_upload: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -167,6 +169,9 @@ pub struct SyncOutcome {
     pub complete: bool,
     /// Paths that are not registered, with the reason.
     pub incomplete: Vec<String>,
+    /// Whether all is uploaded, where that was to be waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded: Option<bool>,
     /// What a scan found, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scanned: Option<Scanned>,

@@ -11,5 +11,6 @@ pub mod lineage;
 pub mod list;
 pub mod problem;
 pub mod run;
+pub mod storage;
 pub mod verify;
 pub mod workspace;

@@ -47,6 +47,9 @@ pub struct RunRequest {
     /// How long to wait for artifacts after the command ended; 60,000 when missing.
     #[serde(default)]
     pub drain_timeout_ms: Option<u64>,
+    /// Wait for as long until the artifacts' contents are in the remote store, too.
+    #[serde(default)]
+    pub wait_upload: bool,
     #[serde(default)]
     pub limits: Limits,
     /// Names of layers that may be missing: see [`Layer::name`].
@@ -155,6 +158,9 @@ pub struct Receipt {
     pub complete: bool,
     /// What is not, when `complete` is false: paths inside the workspace, with the reason.
     pub incomplete: Vec<String>,
+    /// Whether the remote store has the contents of all artifacts, where that was to be waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded: Option<bool>,
     pub started_at: Timestamp,
     pub ended_at: Timestamp,
 }
@@ -194,4 +200,7 @@ pub struct ReceiptArtifact {
     pub size: u64,
     /// `None`: it has no content yet.
     pub digest: Option<Digest>,
+    /// Whether the remote store has its content, where that was to be waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uploaded: Option<bool>,
 }

@@ -68,6 +68,8 @@ pub enum FindingKind {
     Leftover,
     /// The store did not make it; never touched.
     Foreign,
+    /// It was uploaded and is not in the remote store any more.
+    Remote,
 }
 
 impl FindingKind {
@@ -79,6 +81,7 @@ impl FindingKind {
             FindingKind::Orphan => "orphan",
             FindingKind::Leftover => "leftover",
             FindingKind::Foreign => "foreign",
+            FindingKind::Remote => "remote",
         }
     }
 }

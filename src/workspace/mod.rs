@@ -96,6 +96,8 @@ pub struct CommandDefinition {
     pub user: Option<wire::run::RunUser>,
     pub wait_children: bool,
     pub drain_timeout: Duration,
+    /// Wait until the artifacts' contents are in the remote store, too.
+    pub wait_upload: bool,
     pub term: Option<String>,
     /// Layers that were asked for, are not in force, and were accepted so: they go into the receipt as they are.
     pub unenforced: Vec<wire::run::Layer>,

@@ -8,7 +8,7 @@ use super::contents::Contents;
 use super::lifecycle::Workspace;
 use super::registry::Workspaces;
 use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope};
-use crate::artifact::{DrainScope, RunRecord, SecretSource};
+use crate::artifact::{self, Artifacts, DrainScope, RunRecord, SecretSource};
 use crate::fuse::control::ControlFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
 use crate::model::access::Access;
@@ -208,6 +208,9 @@ pub(super) fn start(
     let started_at = Timestamp::now();
     let clock = Instant::now();
     let RunDefinition { workspace: wanted, keep, expose, stdio, command } = definition;
+    if command.wait_upload {
+        workspaces.0.artifacts.must_have_remote()?;
+    }
     let keep = keep || wanted.id.is_some();
     let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
     let id = RunId::generate();
@@ -369,7 +372,8 @@ fn conclude(
     } else {
         definition.drain_timeout
     };
-    let drained = artifacts.drain(DrainScope::Run(run.id), Instant::now() + patience);
+    let deadline = Instant::now() + patience;
+    let drained = artifacts.drain(DrainScope::Run(run.id), deadline);
     let mut incomplete: Vec<String> =
         drained.incomplete.iter().map(|(path, why)| format!("{path}: {why}")).collect();
     let listed = artifacts.of_run(run.id, |artifact| ReceiptArtifact {
@@ -380,11 +384,20 @@ fn conclude(
         state: artifact.state,
         size: artifact.size,
         digest: artifact.digest,
+        uploaded: None,
     });
-    let registered = listed.unwrap_or_else(|error| {
+    let mut registered = listed.unwrap_or_else(|error| {
         incomplete.push(format!("the list of this run's artifacts: {}", sentence(&error)));
         Vec::new()
     });
+    let mut uploaded = None;
+    if definition.wait_upload {
+        let waited = wait_uploaded(artifacts, &mut registered, deadline);
+        uploaded = Some(waited.unwrap_or_else(|error| {
+            tracing::warn!(run = %run.id, reason = sentence(&error), "a run's uploads are not waited for");
+            false
+        }));
+    }
     artifacts.end_run(run.id);
     let verdict = run.state().verdict;
     let (exit_code, reason, message) = outcome(ended, verdict, definition);
@@ -407,6 +420,7 @@ fn conclude(
         artifacts: registered,
         complete: drained.complete && incomplete.is_empty(),
         incomplete,
+        uploaded,
         started_at,
         ended_at: Timestamp::now(),
     };
@@ -415,6 +429,20 @@ fn conclude(
     around.end(workspaces, run.id, Duration::ZERO);
     run.finish(receipt);
     workspaces.retire(run.id);
+}
+
+/// Waits until the artifacts' contents are uploaded, and notes with each whether it is.
+fn wait_uploaded(
+    artifacts: &Artifacts,
+    listed: &mut [ReceiptArtifact],
+    deadline: Instant,
+) -> Result<bool, artifact::Error> {
+    let digests: Vec<_> = listed.iter().filter_map(|artifact| artifact.digest).collect();
+    let mut stored = artifacts.wait_uploaded(&digests, deadline)?.into_iter();
+    for artifact in &mut *listed {
+        artifact.uploaded = Some(artifact.digest.is_some() && stored.next() == Some(true));
+    }
+    Ok(listed.iter().all(|artifact| artifact.uploaded == Some(true)))
 }
 
 /// The same failure without secrets: what it says of the command was given by the caller.

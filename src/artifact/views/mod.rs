@@ -14,6 +14,7 @@
 mod listing;
 mod names;
 
+use super::fetch;
 use super::service::Service;
 use crate::model::artifact::ArtifactType;
 use crate::model::artifact::Shelf;
@@ -247,7 +248,7 @@ impl ViewSource for Views {
         // It may have been deleted since it was found, and its content may be on its way out.
         let shown = self.of_artifact(version.id, Which::Number(version.number))?;
         let shown = shown.ok_or(Error::NotFound)?;
-        let opened = self.service.blobs.open(&shown.digest);
+        let opened = fetch::open(&self.service, &shown.digest);
         opened.map_err(|error| failed("open the content of an artifact", &error))
     }
 }
