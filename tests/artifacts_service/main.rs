@@ -8,6 +8,7 @@ mod faults;
 mod inputs;
 mod scan;
 mod steps;
+mod uploads;
 mod world;
 
 use belljar::artifact::{Artifacts, DrainScope, Error, Settings, Voice};

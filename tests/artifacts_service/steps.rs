@@ -57,20 +57,21 @@ fn child_that_writes_renames_and_registers() {
     println!("ended");
 }
 
-struct Killed {
+pub struct Killed {
     /// Files that the child said it had closed.
-    closed: Vec<String>,
-    ended: bool,
+    pub closed: Vec<String>,
+    pub ended: bool,
 }
 
-fn run_until_killed(state: &Path, output: &Path, call: &str, step: usize) -> Killed {
+/// `child` is a test of this program, which does its work when it finds the variable.
+pub fn run_until_killed(child: &str, variable: (&str, String), call: &str, step: usize) -> Killed {
     let mut child = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
         .args(["-e", &format!("inject={call}:signal=KILL:when={step}")])
         .arg(std::env::current_exe().expect("this program"))
-        .args(["steps::child_that_writes_renames_and_registers", "--exact", "--nocapture"])
+        .args([child, "--exact", "--nocapture"])
         .args(["--test-threads", "1"])
-        .env(CHILD, format!("{}|{}", state.display(), output.display()))
+        .env(variable.0, variable.1)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -100,7 +101,9 @@ fn a_kill_at_any_step_leaves_exactly_what_was_closed() {
             let (state, output) = (tempdir().expect("state"), tempdir().expect("output"));
             // The catalog is there already: making it has more steps than everything else.
             shutdown(open(state.path()));
-            let killed = run_until_killed(state.path(), output.path(), call, step);
+            let paths = format!("{}|{}", state.path().display(), output.path().display());
+            let child = "steps::child_that_writes_renames_and_registers";
+            let killed = run_until_killed(child, (CHILD, paths), call, step);
             if killed.ended {
                 break;
             }
