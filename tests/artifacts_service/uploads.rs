@@ -33,7 +33,7 @@ struct Node {
 }
 
 /// How long a content that was taken is left alone: longer than a batch takes here.
-const YOUTH: Duration = Duration::from_millis(500);
+const YOUTH: Duration = Duration::from_secs(1);
 
 impl Cluster {
     fn new() -> Self {
@@ -234,31 +234,37 @@ fn what_a_node_left_unsent_is_seen_by_the_others() {
 /// naming. In the end each version that is there must have its bytes in the store.
 #[test]
 fn what_one_node_sweeps_while_another_writes_it_anew_is_never_missing() {
-    const CONTENTS: usize = 4;
+    const CONTENTS: usize = 24;
     let long = std::env::var_os("BELLJAR_TEST_LONG").is_some();
-    let time = Duration::from_secs(if long { 60 } else { 5 });
+    let time = Duration::from_secs(if long { 60 } else { 8 });
     let cluster = Cluster::new();
     let nodes = [cluster.node("one"), cluster.node("two")];
+    cluster.store.set_trouble(Trouble::Uneven(Duration::from_millis(200)));
     let deadline = Instant::now() + time;
     std::thread::scope(|scope| {
         for (own, node) in nodes.iter().enumerate() {
             scope.spawn(move || {
-                let mut round = own;
+                let mut round = own * CONTENTS / 2;
                 while Instant::now() < deadline {
-                    let name = format!("of-{own}-{}", round % CONTENTS);
+                    let name = format!("of-{own}");
                     node.write(&name, &format!("content {}", round % CONTENTS));
-                    if round % 3 != 0 {
-                        node.remove(&name);
-                    }
-                    round += 1;
-                    std::thread::sleep(Duration::from_millis(50));
+                    node.remove(&name);
+                    // The other one comes to it at another time in each round.
+                    round += 1 + own * usize::from(round % CONTENTS == 0);
+                    std::thread::sleep(Duration::from_millis(60));
+                }
+                for number in 0..CONTENTS {
+                    node.write(&format!("last-{own}-{number}"), &format!("content {number}"));
                 }
             });
         }
     });
+    cluster.store.set_trouble(Trouble::None);
     for node in &nodes {
         node.is_sent();
     }
+    let (stored, removed) = (cluster.store.stored(), cluster.store.removed());
+    assert!(removed > 0 && stored > CONTENTS as u64, "stored {stored}, removed {removed}");
     wait_until(|| nodes[0].status().stores.iter().all(|store| store.removals == 0));
     let wanted: BTreeSet<Digest> =
         versions(&nodes[0].artifacts).into_iter().filter_map(|a| a.digest).collect();

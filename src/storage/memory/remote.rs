@@ -19,6 +19,9 @@ use std::time::Duration;
 pub struct MemoryRemote {
     contents: Mutex<BTreeMap<Digest, (Vec<u8>, Timestamp)>>,
     trouble: Mutex<Trouble>,
+    calls: AtomicU64,
+    /// Calls that removed something.
+    removed: AtomicU64,
     /// Calls that stored something.
     stored: AtomicU64,
     /// Contents that were asked for.
@@ -32,6 +35,8 @@ pub enum Trouble {
     None,
     /// Every call takes this long.
     Slow(Duration),
+    /// Calls take between nothing and this long, so that they overtake each other.
+    Uneven(Duration),
     /// Nobody answers.
     Away,
     /// Every call is refused.
@@ -55,6 +60,11 @@ impl MemoryRemote {
         self.stored.load(Ordering::Relaxed)
     }
 
+    /// How often a content was removed that was there.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
+    }
+
     /// How often a content was got.
     pub fn fetched(&self) -> u64 {
         self.fetched.load(Ordering::Relaxed)
@@ -67,6 +77,12 @@ impl MemoryRemote {
             Trouble::None => return Ok(()),
             Trouble::Slow(pause) => {
                 std::thread::sleep(pause);
+                return Ok(());
+            }
+            Trouble::Uneven(most) => {
+                // Seven steps, in an order that looks like none.
+                let step = self.calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(5) % 7;
+                std::thread::sleep(most.mul_f64(step as f64 / 6.0));
                 return Ok(());
             }
             Trouble::Away => ("nobody answers", RemoteFailure::Transient),
@@ -124,7 +140,9 @@ impl RemoteStore for MemoryRemote {
 
     fn delete(&self, digest: &Digest) -> Result<(), RemoteError> {
         self.reach("delete a content")?;
-        self.contents().remove(digest);
+        if self.contents().remove(digest).is_some() {
+            self.removed.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
