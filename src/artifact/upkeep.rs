@@ -77,10 +77,34 @@ impl Upkeep {
         if let Filling::Behind(after) = self.filling {
             self.filling = self.fill(after)?;
         }
-        // A store that fails is left to the threads that send, which find out when it works again.
-        if self.upstream.is_failing() || self.service.is_stopping() {
+        if self.service.is_stopping() || self.upstream.is_failing() && !self.is_back()? {
             return Ok(());
         }
+        match self.tidy() {
+            // Said once, with what cannot be sent.
+            Err(Error::Remote(error)) => {
+                self.upstream.failing(&crate::telemetry::sentence(&error));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Whether a store that failed works again. The threads that send find that out by themselves if there is anything to send.
+    fn is_back(&self) -> Result<bool, Error> {
+        let uploads = self.service.catalog.uploads();
+        let to = &self.upstream.destination;
+        if self.upstream.pause().is_some() || uploads.queued_until(to, Timestamp::now())? > 0 {
+            return Ok(false);
+        }
+        match self.upstream.store.check() {
+            Ok(_) => self.upstream.working(),
+            Err(error) => self.upstream.failing(&crate::telemetry::sentence(&error)),
+        }
+        Ok(!self.upstream.is_failing())
+    }
+
+    fn tidy(&mut self) -> Result<(), Error> {
         remove(&self.service, &self.upstream)?;
         if let KeepLocal::For(time) = self.service.settings.keep_local {
             let began = Instant::now();
@@ -226,9 +250,7 @@ pub(super) fn remove(service: &Service, upstream: &Upstream) -> Result<(), Error
             if service.is_stopping() || began.elapsed() > REMOVAL_LEASE.unsigned_abs() / 2 {
                 return Ok(());
             }
-            upstream.store.delete(&digest).inspect_err(|error| {
-                upstream.failing(&crate::telemetry::sentence(error));
-            })?;
+            upstream.store.delete(&digest)?;
             uploads.removed(remote, &digest)?;
         }
         if count < REMOVALS_MAX as usize {

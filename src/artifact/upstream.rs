@@ -85,14 +85,14 @@ impl Upstream {
         health.last_error = Some(reason.to_owned());
         drop(health);
         if first {
-            tracing::warn!(%reason, "contents cannot be uploaded; they stay here and it is tried again");
+            tracing::warn!(%reason, "the remote store cannot be used; what is to be uploaded stays here, and it is tried again");
         }
     }
 
     pub fn working(&self) {
         let failures = std::mem::take(&mut *lock(&self.health)).failures;
         if failures > 0 {
-            tracing::info!("contents are uploaded again");
+            tracing::info!("the remote store can be used again");
             self.bell.ring();
         }
     }

@@ -147,6 +147,24 @@ fn uploads_that_lack_credentials_say_so_and_go_on_when_there_are_some() {
 }
 
 #[test]
+fn a_store_that_fails_while_nothing_is_to_be_sent_is_found_to_be_back() {
+    let cluster = Cluster::new();
+    let node = cluster.node("w");
+    node.write("f", "bytes");
+    node.is_sent();
+    cluster.store.set_trouble(Trouble::Away);
+    node.remove("f");
+    wait_until(|| node.status().stores.iter().any(|store| store.removals == 1));
+    // The removal is tried within a second.
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.store.set_trouble(Trouble::None);
+    wait_until(|| node.status().remote.expect("there is one").error.is_none());
+    node.write("g", "more");
+    node.is_sent();
+    node.end();
+}
+
+#[test]
 fn a_slow_store_holds_up_neither_registration_nor_the_end() {
     let cluster = Cluster::new();
     let node = cluster.node("w");
