@@ -14,11 +14,12 @@ use crate::api::listen::{Audience, Bound, ListenError, SocketFiles, bind};
 use crate::api::{self, About, Api};
 use crate::artifact::{self, Artifacts};
 use crate::config::Config;
-use crate::config::paths::{Paths, PathsError, SOCKET_NAME};
+use crate::config::paths::{Paths, PathsError, SOCKET_NAME, Surroundings};
 use crate::config::storage::Remote;
 use crate::sandbox::launcher::Launcher;
 use crate::storage::blob::directory::DirectoryRemote;
-use crate::storage::remote::RemoteStore;
+use crate::storage::blob::s3::{S3Settings, S3SettingsError, S3Store};
+use crate::storage::remote::{RemoteError, RemoteStore};
 use crate::sys::process::enter_user_namespace;
 use crate::workspace;
 use crate::workspace::registry::Workspaces;
@@ -72,6 +73,10 @@ pub enum DaemonError {
         #[source]
         source: artifact::Error,
     },
+    #[error("use `storage.remote` of the configuration")]
+    RemoteSettings(#[source] S3SettingsError),
+    #[error(transparent)]
+    RemoteStore(RemoteError),
     #[error("set up workspaces")]
     Workspaces(#[source] workspace::Error),
     #[error("{doing}")]
@@ -252,7 +257,7 @@ impl Running {
         settings.secrets = config.artifacts.secrets;
         settings.input_bytes_max = config.artifacts.input_size_max;
         settings.inputs_max = config.artifacts.inputs_max;
-        settings.remote = config.storage.remote.as_ref().map(remote_store);
+        settings.remote = config.storage.remote.as_ref().map(remote_store).transpose()?;
         settings.keep_local = config.storage.keep_local;
         let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
@@ -370,10 +375,16 @@ impl Running {
     }
 }
 
-fn remote_store(remote: &Remote) -> Arc<dyn RemoteStore> {
-    match remote {
+/// The store that the configuration names; what is missing there is found out when it is used.
+fn remote_store(remote: &Remote) -> Result<Arc<dyn RemoteStore>, DaemonError> {
+    Ok(match remote {
         Remote::Directory { path } => Arc::new(DirectoryRemote::new(path.clone())),
-    }
+        Remote::S3(bucket) => {
+            let settings = S3Settings::resolve(bucket, &Surroundings::ours())
+                .map_err(DaemonError::RemoteSettings)?;
+            Arc::new(S3Store::new(settings).map_err(DaemonError::RemoteStore)?)
+        }
+    })
 }
 
 fn make_instance_directory(runtime_dir: &Path, instance: Uuid) -> Result<PathBuf, DaemonError> {
