@@ -108,39 +108,6 @@ fn a_command_that_does_not_exist_or_is_missing() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_enforced_is_never_skipped_in_silence() {
-    let place = Place::new();
-    refused(
-        &place,
-        &["run", "--memory", "1GiB", "--", "true"],
-        125,
-        &["memory", "--allow-unenforced"],
-    );
-    let output = place.output([
-        "run",
-        "--memory",
-        "1GiB",
-        "--allow-unenforced",
-        "memory",
-        "--receipt",
-        "r.json",
-        "--",
-        "true",
-    ]);
-    assert!(output.status.success(), "{}", text(&output));
-    let receipt: serde_json::Value =
-        serde_json::from_slice(&fs::read(place.path("r.json")).unwrap()).unwrap();
-    let layer = receipt["enforcement"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|layer| layer["name"] == "memory")
-        .expect("the receipt names the layer");
-    assert_eq!(layer["requested"], true);
-    assert_eq!(layer["in_force"], false);
-}
-
-#[test]
 fn a_daemon_that_is_not_there() {
     let place = Place::new();
     let socket = place.path("nobody.sock");

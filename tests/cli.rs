@@ -144,19 +144,30 @@ fn wrong_usage_is_2_and_125_for_run() {
 }
 
 #[test]
-fn a_limit_that_cannot_be_enforced_fails_the_run_by_name() {
+fn a_limit_that_makes_no_sense_is_refused_by_name() {
     let room = Room::new();
-    let run = |option: &str, value: &str| {
-        let fix = format!("--allow-unenforced {}", option.trim_start_matches("--"));
-        let words = [option.trim_start_matches("--"), "cannot be enforced by this version", &fix];
-        room.check(&["run", option, value, "--", "true"], 125, &words);
+    let run = |option: &str, value: &str, words: &[&str]| {
+        room.check(&["run", option, value, "--", "true"], 125, words);
     };
-    run("--memory", "2GiB");
-    run("--cpus", "1.5");
-    run("--pids", "64");
+    run("--memory", "1KiB", &["memory: 1024 bytes are too few", "4MiB"]);
+    run("--memory", "4611686018427387905", &["memory:", "more than a kernel can count"]);
+    run("--cpus", "0", &["--cpus", "above 0"]);
+    run("--cpus", "0.001", &["cpus: 0.001", "0.01"]);
+    run("--pids", "0", &["--pids", "0"]);
+    run("--pids", "4294967295", &["pids: 4294967295", "more than a kernel"]);
     room.check(&["run", "--rootfs", "/x", "--", "true"], 125, &["rootfs", "cannot be enforced"]);
     let typo = ["run", "--memory", "1G", "--allow-unenforced", "memori", "--", "true"];
     room.check(&typo, 125, &["did you mean `memory`?"]);
+    let manifest = room.path("m.yaml");
+    for (limits, words) in [
+        ("cpus: 0", ["cpus: 0 is not a share", "0.01"]),
+        ("pids: 0", ["pids: 0", "at least 1"]),
+        ("memory: 64KiB", ["memory: 65536 bytes", "4MiB"]),
+    ] {
+        fs::write(&manifest, format!("limits: {{ {limits} }}\n")).expect("write");
+        let file = manifest.display().to_string();
+        room.check(&["run", "-f", &file, "--", "true"], 125, &words);
+    }
 }
 
 #[test]

@@ -7,12 +7,11 @@ use super::environment::check_value;
 use super::error::ApiError;
 use super::input::{Body, Segments};
 use super::workspaces::define;
-use crate::config::units::format_size;
 use crate::config::yaml::nearest;
 use crate::model::id::RunId;
 use crate::sandbox::layer::LayerName;
-use crate::wire::problem::SETUP_FAILED;
-use crate::wire::run::{Argument, Layer, Limits, Receipt, RunRequest, RunStarted, SignalRequest};
+use crate::sandbox::limits::{Bounds, Limit};
+use crate::wire::run::{Argument, Receipt, RunRequest, RunStarted, SignalRequest};
 use crate::workspace::{Actor, CommandDefinition, RunDefinition};
 use axum::Json;
 use axum::extract::State;
@@ -20,13 +19,11 @@ use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
-
-/// Limits that a run may ask for; none is enforced by this version.
-pub const LIMITS: [&str; 3] = ["memory", "cpus", "pids"];
 
 /// What `--expose` must not cover: the sandbox makes these itself.
 const RESERVED: [&str; 5] = ["/proc", "/sys", "/dev", "/workspace", "/run/belljar"];
@@ -91,9 +88,9 @@ fn define_run(
     drain_timeout: Duration,
 ) -> Result<RunDefinition, ApiError> {
     let command = arguments(&request.command)?;
-    let unenforced = unenforced(&request.limits, &request.allow_unenforced)?;
-    let accepted = request.allow_unenforced.iter().filter_map(|name| LayerName::named(name));
-    let allow_unenforced = accepted.collect();
+    let (may_miss, allow_unenforced) = may_miss(&request.allow_unenforced)?;
+    let limits = Bounds::check(&request.limits, may_miss)
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
     if let Some(user) = request.user.filter(|user| actor.uid != 0 && user.uid != actor.uid) {
         return Err(ApiError::forbidden(format!(
             "only root may run as another user, and you are uid {}: leave out --user {}",
@@ -155,7 +152,7 @@ fn define_run(
             drain_timeout: request.drain_timeout_ms.map_or(drain_timeout, Duration::from_millis),
             wait_upload: request.wait_upload,
             term: request.term,
-            unenforced,
+            limits,
             allow_unenforced,
         },
     })
@@ -198,48 +195,28 @@ fn inside(what: &str, path: &str) -> Result<PathBuf, ApiError> {
     Ok(parsed)
 }
 
-/// Each limit that was asked for is refused by name, or goes into the receipt as accepted to be missing.
-fn unenforced(limits: &Limits, accepted: &[String]) -> Result<Vec<Layer>, ApiError> {
-    let known: Vec<&str> =
-        LIMITS.into_iter().chain(LayerName::OPTIONAL.map(LayerName::as_str)).collect();
-    for name in accepted {
-        if !known.contains(&name.as_str()) {
-            let hint = match nearest(name, known.iter().copied()) {
+/// The limits and the layers that may be missing, by their names.
+fn may_miss(names: &[String]) -> Result<(BTreeSet<Limit>, Vec<LayerName>), ApiError> {
+    let known = || {
+        Limit::ALL.map(Limit::name).into_iter().chain(LayerName::OPTIONAL.map(LayerName::as_str))
+    };
+    let (mut limits, mut layers) = (BTreeSet::new(), Vec::new());
+    for name in names {
+        if let Some(limit) = Limit::ALL.into_iter().find(|limit| limit.name() == name) {
+            limits.insert(limit);
+        } else if let Some(layer) = LayerName::named(name) {
+            layers.push(layer);
+        } else {
+            let hint = match nearest(name, known()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it can be {}", known.join(", ")),
+                None => format!("it can be {}", known().collect::<Vec<_>>().join(", ")),
             };
             return Err(ApiError::invalid(format!(
                 "--allow-unenforced: there is no layer {name:?} that may be missing; {hint}"
             )));
         }
     }
-    let asked = [
-        ("memory", limits.memory_bytes.map(format_size)),
-        ("cpus", limits.cpus.map(|cpus| cpus.to_string())),
-        ("pids", limits.pids.map(|pids| pids.to_string())),
-    ];
-    let mut layers = Vec::new();
-    for (name, limit) in asked {
-        let Some(limit) = limit else { continue };
-        if !accepted.iter().any(|accepted| accepted == name) {
-            return Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                SETUP_FAILED,
-                format!(
-                    "{name}: a limit of {limit} was asked for and cannot be enforced by this version; leave it out, or accept that with --allow-unenforced {name}"
-                ),
-            ));
-        }
-        layers.push(Layer {
-            name: name.to_owned(),
-            requested: true,
-            in_force: false,
-            abi: None,
-            proof: None,
-            detail: format!("a limit of {limit} was asked for; this version cannot enforce it, and the caller accepted that"),
-        });
-    }
-    Ok(layers)
+    Ok((limits, layers))
 }
 
 #[cfg(test)]
@@ -247,17 +224,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_refused_by_name_and_accepted_by_name() {
-        let limits = Limits { memory_bytes: Some(1 << 30), pids: Some(9), ..Limits::default() };
-        let error = unenforced(&limits, &["pids".to_owned()]).expect_err("memory").detail;
-        assert!(error.starts_with("memory:"), "{error}");
-        assert!(error.contains("--allow-unenforced memory"), "{error}");
-        let layers = unenforced(&limits, &["pids".to_owned(), "memory".to_owned()]).expect("both");
-        assert!(layers.iter().all(|layer| layer.requested && !layer.in_force));
-        assert_eq!(layers.len(), 2);
-        let error = unenforced(&limits, &["memori".to_owned()]).expect_err("unknown").detail;
+    fn a_limit_that_may_be_missing_is_named() {
+        let accepted = may_miss(&["pids".to_owned(), "memory".to_owned()]).expect("known");
+        assert_eq!(accepted, (BTreeSet::from([Limit::Memory, Limit::Pids]), Vec::new()));
+        let (_, layers) = may_miss(&["landlock".to_owned()]).expect("known");
+        assert_eq!(layers.len(), 1);
+        let error = may_miss(&["memori".to_owned()]).expect_err("unknown").detail;
         assert!(error.contains("did you mean `memory`?"), "{error}");
-        let error = unenforced(&limits, &["devices".to_owned()]).expect_err("no option").detail;
+        let error = may_miss(&["devices".to_owned()]).expect_err("no option").detail;
         assert!(error.contains("it can be memory, cpus, pids, landlock, seccomp"), "{error}");
     }
 

@@ -47,7 +47,7 @@ const FORWARDED: [SignalKind; 7] = [
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: the command's own; 128+N if signal N ended it; 124 timeout; 125 Belljar failed before \
+    after_help = "Exit code: the command's own; 128+N if signal N ended it; 137 too when the run met its memory limit; 124 timeout; 125 Belljar failed before \
 or around the command; 126 found but not executable; 127 not found; 3 no daemon at the socket that was named."
 )]
 pub struct RunArguments {
@@ -85,7 +85,7 @@ pub struct RunArguments {
     /// Record this node of the graph with the run's artifacts.
     #[arg(long, value_name = "ID")]
     node_id: Option<String>,
-    /// Memory of the run, such as 2GiB.
+    /// Memory of all processes of the run, such as 2GiB; a run that meets it is ended.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
     /// Processors of the run, such as 1.5.
@@ -94,7 +94,7 @@ pub struct RunArguments {
     /// Processes and threads of the run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pids: Option<u32>,
-    /// End the run after this long, such as 90s or 1h30m.
+    /// End the run after this long, such as 90s or 1h30m: SIGTERM, and two seconds later SIGKILL.
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
     /// Which network the command sees.
@@ -112,8 +112,9 @@ pub struct RunArguments {
     /// Write what happened to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// Run although this layer or limit cannot be enforced here; the receipt says so.
-    #[arg(long, value_name = "LAYER")]
+    /// Run although this layer (landlock, seccomp) or limit (memory, cpus, pids) cannot be enforced; the receipt says so, and what
+    /// stands in for a limit.
+    #[arg(long, value_name = "WHAT")]
     allow_unenforced: Vec<String>,
     /// When the command ends, wait for what it left running instead of ending it.
     #[arg(long)]

@@ -4,8 +4,10 @@
 
 use super::fault::Faults;
 use super::layer::LayerName;
+use super::limits::Weaker;
 use super::plan::{PATH, SandboxPlan};
 use super::protocol::{FailureKind, SetupFailure, errno_text};
+use super::rlimits;
 use crate::sys::process::{self, Fork};
 use nix::errno::Errno;
 use nix::unistd::{Pid, chdir, dup, execve, getpid, getsid, setsid};
@@ -27,6 +29,7 @@ pub struct Command {
     env: Vec<CString>,
     workdir: PathBuf,
     faults: Faults,
+    weaker: Weaker,
 }
 
 /// A process that was forked and will execute the command, or say on `failure` why it could not.
@@ -77,6 +80,7 @@ impl Command {
             env,
             workdir: plan.workdir.clone(),
             faults: plan.faults.clone(),
+            weaker: plan.weaker,
         })
     }
 
@@ -116,6 +120,7 @@ impl Command {
             let what = format!("change to the working directory {}", self.workdir.display());
             SetupFailure::because("workdir", what, &e.into())
         })?;
+        rlimits::set_weaker(&self.weaker)?;
         if self.faults.builds(LayerName::Descriptors) {
             process::close_on_exec_from(3)
                 .map_err(|e| SetupFailure::because(STEP, "close descriptors", &e))?;

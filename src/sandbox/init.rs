@@ -4,7 +4,8 @@
 //! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
 //!
 //! Descriptors: 0 to 2 are the command's, 3 is the plan, 4 the socket to the daemon, then the mounts: workspace,
-//! control, the artifacts and the run's socket directory if the envelope says so, and the exposed ones.
+//! control, the artifacts and the run's socket directory if the envelope says so, the files through which cgroups are joined,
+//! and the exposed mounts.
 
 use super::command::Command;
 use super::layer::LayerName;
@@ -13,7 +14,7 @@ use super::plan::SandboxPlan;
 use super::protocol::{self, NamespaceId, Report, SetupFailure, Usage};
 use super::reaper::Reaper;
 use super::seccomp::Filter;
-use super::{capabilities, credentials, namespaces, rlimits, rootfs, seal};
+use super::{capabilities, cgroup, credentials, namespaces, rlimits, rootfs, seal};
 use crate::sys::process::{self, Fork};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -49,6 +50,8 @@ pub(super) struct Envelope<P> {
     /// Whether there is a descriptor for the directory with the run's socket.
     pub api_directory: bool,
     pub filter: Filter,
+    /// How many cgroups there are to join.
+    pub cgroups: usize,
 }
 
 /// What the outer process starts with.
@@ -57,6 +60,7 @@ struct Inherited {
     plan: SandboxPlan,
     filter: Filter,
     socket: OwnedFd,
+    cgroups: Vec<OwnedFd>,
     handed: rootfs::Handed,
 }
 
@@ -91,9 +95,10 @@ fn inherit() -> io::Result<Inherited> {
     let control = next()?;
     let artifacts = if envelope.artifacts { Some(next()?) } else { None };
     let api_directory = if envelope.api_directory { Some(next()?) } else { None };
+    let cgroups = (0..envelope.cgroups).map(|_| next()).collect::<io::Result<Vec<_>>>()?;
     let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
     let handed = rootfs::Handed { workspace, control, artifacts, api_directory, expose };
-    Ok(Inherited { plan: envelope.plan, filter: envelope.filter, socket, handed })
+    Ok(Inherited { plan: envelope.plan, filter: envelope.filter, socket, cgroups, handed })
 }
 
 /// The outer process: enters what must exist before the fork, then only waits.
@@ -175,12 +180,18 @@ fn wait_for_either_end(first: &OwnedFd, socket: &OwnedFd) {
 
 /// The first process of the new pid namespace. Never returns.
 fn first(inherited: Inherited, before: &Membership) -> ! {
-    let Inherited { plan, filter, socket, handed } = inherited;
-    let code = match set_up(&plan, handed, before, &filter) {
+    let Inherited { plan, filter, socket, cgroups, handed } = inherited;
+    let code = match join(cgroups).and_then(|()| set_up(&plan, handed, before, &filter)) {
         Ok((command, ready)) => serve(&plan, socket, command, &ready),
         Err(failure) => protocol::send(&socket, &Report::Failed(failure), None),
     };
     process::exit_now(if code.is_ok() { 0 } else { 125 })
+}
+
+/// Before all steps: whatever this process uses and starts counts against the limits. The outer process stays outside, so that it
+/// lives to tell how a run ended that the kernel killed as a whole.
+fn join(cgroups: Vec<OwnedFd>) -> Result<(), SetupFailure> {
+    cgroup::join(cgroups).map_err(|e| SetupFailure::because("limits", "join the run's cgroup", &e))
 }
 
 /// The steps, each with the reason for its place.

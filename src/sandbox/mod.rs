@@ -11,6 +11,7 @@
 //! kernel ends everything in its pid namespace; mounts and interfaces go with the last process of their namespaces.
 
 mod capabilities;
+pub mod cgroup;
 mod command;
 mod credentials;
 pub mod fault;
@@ -18,6 +19,7 @@ pub mod init;
 mod landlock;
 pub mod launcher;
 pub mod layer;
+pub mod limits;
 mod namespaces;
 pub mod plan;
 pub mod protocol;

@@ -4,6 +4,7 @@
 
 use super::fault::Faults;
 use super::layer::LayerName;
+use super::limits::Weaker;
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::wire::run::Network;
@@ -57,6 +58,8 @@ pub struct SandboxPlan {
     /// An empty directory of the host, on which the new root is mounted for a moment, in the sandbox's own mount namespace.
     #[serde(with = "path")]
     pub scratch: PathBuf,
+    /// What the command gets in the place of limits that are missing.
+    pub weaker: Weaker,
     /// When the command has ended, wait for what it left running instead of killing it.
     pub wait_children: bool,
     /// Layers that the user would go without, where this host does not have them.
@@ -182,6 +185,7 @@ impl SandboxPlan {
             tmp_size_bytes: TMP_SIZE_BYTES_DEFAULT,
             home,
             scratch,
+            weaker: Weaker::default(),
             wait_children: false,
             allow_unenforced: Vec::new(),
             faults: Faults::default(),

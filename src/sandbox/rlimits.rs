@@ -1,6 +1,7 @@
 //! Resource limits of the command (getrlimit(2)).
 
 use super::layer::Proof;
+use super::limits::Weaker;
 use super::protocol::SetupFailure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
@@ -35,6 +36,17 @@ pub fn set() -> Result<(), SetupFailure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)
         .map_err(|e| SetupFailure::because(STEP, "read the limit of open files", &e.into()))?;
     limit("open files", Resource::RLIMIT_NOFILE, OPEN_FILES.min(hard), hard)
+}
+
+/// What the command gets in the place of limits that are missing. In its own process, since the first one may have more in use already.
+pub fn set_weaker(weaker: &Weaker) -> Result<(), SetupFailure> {
+    if let Some(bytes) = weaker.address_space_bytes {
+        limit("address space", Resource::RLIMIT_AS, bytes, bytes)?;
+    }
+    if let Some(processes) = weaker.processes {
+        limit("processes", Resource::RLIMIT_NPROC, processes, processes)?;
+    }
+    Ok(())
 }
 
 fn limit(name: &str, resource: Resource, soft: u64, hard: u64) -> Result<(), SetupFailure> {

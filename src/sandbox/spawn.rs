@@ -49,6 +49,8 @@ pub struct SandboxDescriptors {
     pub artifacts: Option<OwnedFd>,
     /// A detached mount of a directory with `belljar.sock`.
     pub api_directory: Option<OwnedFd>,
+    /// What the first process joins ([`Group::doors`](super::cgroup::Group::doors)).
+    pub cgroups: Vec<OwnedFd>,
     /// Detached mounts, one for each exposed path of the plan; [`detach`](crate::sys::mount::detach) makes one.
     pub expose: Vec<OwnedFd>,
     /// Standard input, output and error.
@@ -157,6 +159,7 @@ pub fn spawn(
         artifacts: descriptors.artifacts.is_some(),
         api_directory: descriptors.api_directory.is_some(),
         filter: seccomp::filter()?.clone(),
+        cgroups: descriptors.cgroups.len(),
     };
     let memfd = serde_json::to_vec(&envelope)
         .map_err(io::Error::from)
@@ -203,9 +206,13 @@ fn execute(
     socket: OwnedFd,
     descriptors: SandboxDescriptors,
 ) -> Result<Child, SpawnError> {
-    let SandboxDescriptors { workspace, control, artifacts, api_directory, expose, stdio } =
+    let SandboxDescriptors { workspace, control, artifacts, api_directory, cgroups, expose, stdio } =
         descriptors;
-    let own = [memfd, socket, workspace, control].into_iter().chain(artifacts).chain(api_directory);
+    let own = [memfd, socket, workspace, control]
+        .into_iter()
+        .chain(artifacts)
+        .chain(api_directory)
+        .chain(cgroups);
     let program = Program {
         path: plan.executable.clone(),
         arguments: [SUBCOMMAND, "--plan-fd"]

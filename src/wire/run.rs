@@ -132,6 +132,8 @@ pub enum Reason {
     Exited,
     Signal,
     Timeout,
+    /// The kernel ended the run because it met its limit of memory, or because the machine had none left.
+    OutOfMemory,
     /// The client went away or the daemon was told to stop.
     Cancelled,
     /// The sandbox could not be set up, or the command could not be executed; nothing ran.
@@ -145,7 +147,7 @@ pub enum Reason {
 pub struct Receipt {
     pub run_id: RunId,
     pub workspace_id: WorkspaceId,
-    /// As `belljar run` exits: the command's own, 128+N, 124, 125, 126 or 127.
+    /// As `belljar run` exits: the command's own, 128+N (137 out of memory too), 124, 125, 126 or 127.
     pub exit_code: u8,
     pub reason: Reason,
     /// One sentence for people.
@@ -182,11 +184,33 @@ pub struct Layer {
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     pub wall_ms: u64,
     pub cpu_ms: u64,
-    /// Largest resident set of a single process, in bytes (getrusage(2), `ru_maxrss`).
+    pub cpu_measured_by: Meter,
+    /// By a cgroup: of all processes together, in bytes. By getrusage(2): the largest resident set of a single process.
     pub peak_memory_bytes: u64,
+    pub peak_memory_measured_by: Meter,
+    /// Most processes and threads at a time; only a cgroup counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_pids: Option<u64>,
+    /// Forks that the limit of processes refused.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub refused_forks: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What a number of [`Usage`] is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Meter {
+    #[default]
+    Rusage,
+    Cgroup,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ pub mod attribution;
 mod clone;
 pub mod contents;
 pub mod lifecycle;
+mod outcome;
 mod patience;
 pub mod recovery;
 pub mod registry;
@@ -21,6 +22,7 @@ use crate::artifact;
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
 use crate::model::mount::{CachePolicy, SetId};
+use crate::sandbox::limits::Bounds;
 use crate::secret::SecretValue;
 use crate::wire;
 use std::collections::BTreeMap;
@@ -99,8 +101,7 @@ pub struct CommandDefinition {
     /// Wait until the artifacts' contents are in the remote store, too.
     pub wait_upload: bool,
     pub term: Option<String>,
-    /// Layers that were asked for, are not in force, and were accepted so: they go into the receipt as they are.
-    pub unenforced: Vec<wire::run::Layer>,
+    pub limits: Bounds,
     /// Layers of the sandbox that may be missing where this host does not have them.
     pub allow_unenforced: Vec<crate::sandbox::layer::LayerName>,
 }

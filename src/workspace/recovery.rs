@@ -1,8 +1,9 @@
-//! Cleaning up after an instance that did not end in order: its mounts and its directories.
+//! Cleaning up after an instance that did not end in order: its mounts, its cgroups and its directories.
 //!
 //! Whether the instance is dead is decided by its lock in the state directory, before this is called. A dead daemon's
 //! FUSE mount answers everything with ENOTCONN; it is recognised in the mount table, never by touching it.
 
+use crate::sandbox::cgroup;
 use crate::sys::mount;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 /// Answers how many mounts there were.
 pub fn clean_up(own: &Path) -> usize {
     let unmounted = unmount_below(&own.join("workspaces"));
+    remove_cgroups(own);
     // Only names that an instance makes are removed: the path comes from a file.
-    for name in ["runs", "scratch"] {
+    for name in ["runs", "scratch", "cgroups"] {
         let _ = std::fs::remove_dir_all(own.join(name));
     }
     for name in ["belljar.sock", "belljar.sock.fds", "belljar.sock.lock"] {
@@ -21,6 +23,14 @@ pub fn clean_up(own: &Path) -> usize {
     }
     let _ = std::fs::remove_dir(own);
     unmounted
+}
+
+/// Ends what is left in the cgroups of a dead instance's runs, and removes them.
+pub fn remove_cgroups(own: &Path) {
+    let removed = cgroup::recover(&own.join("cgroups"));
+    if removed > 0 {
+        tracing::info!(removed, "removed cgroups of runs that a dead instance had left");
+    }
 }
 
 /// Unmounts every workspace below `workspaces` and removes the empty directories. Answers how many mounts there were.

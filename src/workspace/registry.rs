@@ -84,8 +84,9 @@ impl Workspaces {
         door: Arc<dyn RunDoor>,
         launcher: Launcher,
     ) -> Result<Self, Error> {
-        for name in ["runs", "scratch"] {
-            // Nobody else uses this runtime directory: what is here was left by an instance that did not end in order.
+        // Nobody else uses this runtime directory: what is here was left by an instance that did not end in order.
+        recovery::remove_cgroups(&settings.runtime_dir);
+        for name in ["runs", "scratch", "cgroups"] {
             let directory = settings.runtime_dir.join(name);
             let _ = std::fs::remove_dir_all(&directory);
             lifecycle::make_private_directory(&directory)?;
@@ -481,7 +482,7 @@ impl Workspaces {
         for workspace in workspaces.values() {
             workspace.end(&self.0.artifacts);
         }
-        for name in ["runs", "scratch"] {
+        for name in ["runs", "scratch", "cgroups"] {
             let _ = std::fs::remove_dir_all(self.0.settings.runtime_dir.join(name));
         }
         let owners = self.0.settings.runtime_dir.join("workspaces");

@@ -1,11 +1,13 @@
 //! One command in a workspace, from its plan to its receipt.
 //!
 //! Threads: the caller's thread starts the command and returns; a thread of the run waits for its end, drains its
-//! files and writes the receipt; with a timeout, another one watches the clock. All of them end with the run.
+//! files and writes the receipt; with a timeout, another one watches the clock, and where a limit of memory is held by a cgroup of
+//! version 1, one watches that. All of them end with the run.
 
 use super::clone::clone_opened;
 use super::contents::Contents;
 use super::lifecycle::Workspace;
+use super::outcome::{EXIT_FAILED, Verdict, outcome, usage};
 use super::registry::Workspaces;
 use super::{Actor, CommandDefinition, Error, RunDefinition, RunScope};
 use crate::artifact::{self, Artifacts, DrainScope, RunRecord, SecretSource};
@@ -13,15 +15,17 @@ use crate::fuse::control::ControlFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
 use crate::model::access::Access;
 use crate::model::id::{RunId, WorkspaceId};
+use crate::sandbox::cgroup::Group;
 use crate::sandbox::fault::Faults;
+use crate::sandbox::limits;
 use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
-use crate::sandbox::protocol::{Exit, FailureKind, SetupFailure};
-use crate::sandbox::spawn::{Ended, Remote, Sandbox, SandboxDescriptors, spawn};
+use crate::sandbox::protocol::{FailureKind, SetupFailure};
+use crate::sandbox::spawn::{Remote, Sandbox, SandboxDescriptors, spawn};
 use crate::secret::mask::mask_text;
 use crate::sys::mount::{MountAttr, OpenTree, open_tree};
 use crate::telemetry::sentence;
 use crate::vfs::control::{ControlTree, Secrets};
-use crate::wire::run::{Reason, Receipt, ReceiptArtifact, RunStarted, Usage};
+use crate::wire::run::{Layer, Receipt, ReceiptArtifact, RunStarted};
 use jiff::Timestamp;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -38,16 +42,8 @@ const TERMINATE_GRACE: Duration = Duration::from_secs(2);
 /// How long the files of a run are waited for whose workspace was cut off. What does not answer now will hardly answer then.
 const CUT_OFF_DRAIN: Duration = Duration::from_secs(2);
 
-/// Exit code of a timeout and of a failure of Belljar itself, as timeout(1) has them.
-const EXIT_TIMEOUT: u8 = 124;
-const EXIT_FAILED: u8 = 125;
-
-/// Why a run was ended by us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Timeout,
-    Cancelled,
-}
+/// How often a run is looked at in which the kernel ends single processes where there is no memory. Chosen, not measured.
+const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 struct State {
@@ -156,6 +152,16 @@ impl Run {
         }
     }
 
+    /// Ends the run as a whole when the kernel has ended one of its processes for want of memory; what is left would go on with a part
+    /// missing. A cgroup of version 2 does that by itself.
+    fn watch_memory(&self, group: &Group) {
+        while !self.wait_until(Instant::now() + MEMORY_PAUSE) {
+            if group.measure().kills > 0 {
+                return self.end_as(Verdict::OutOfMemory);
+            }
+        }
+    }
+
     fn finish(&self, receipt: Receipt) {
         let mut state = self.state();
         state.receipt = Some(receipt);
@@ -173,12 +179,20 @@ struct Surroundings {
     /// The run's own listener; dropping it closes it.
     door: Option<Box<dyn Send>>,
     directory: PathBuf,
+    /// Holds the run's limits.
+    group: Option<Arc<Group>>,
+    /// What the receipt says of them.
+    limits: Vec<Layer>,
 }
 
 impl Surroundings {
     /// `patience` is how long a workspace that ends with the run may wait for files that are not registered.
     fn end(self, workspaces: &Workspaces, run: RunId, patience: Duration) {
-        let Surroundings { workspace, remove_workspace, control, door, directory } = self;
+        let Surroundings { workspace, remove_workspace, control, door, directory, group, .. } =
+            self;
+        if let Some(group) = group {
+            group.remove();
+        }
         drop(door);
         if let Some(control) = control {
             control.end();
@@ -228,6 +242,8 @@ pub(super) fn start(
         workspace,
         control: None,
         door: None,
+        group: None,
+        limits: Vec::new(),
     };
     let admitted = workspaces.admit(&run);
     drop(claim);
@@ -241,6 +257,10 @@ pub(super) fn start(
             if let Some(timeout) = command.timeout {
                 let watched = Arc::clone(&run);
                 spawn_thread("run-clock", move || watched.watch_clock(timeout));
+            }
+            if let Some(group) = around.group.clone().filter(|group| group.is_killed_piecemeal()) {
+                let watched = Arc::clone(&run);
+                spawn_thread("run-memory", move || watched.watch_memory(&group));
             }
             let workspaces = workspaces.clone();
             spawn_thread("run", move || {
@@ -299,6 +319,17 @@ fn launch(
         message: error.to_string(),
         exit_code: EXIT_FAILED,
     })?;
+    let record = settings.runtime_dir.join("cgroups").join(run.id.to_string());
+    let limits =
+        limits::enforce(&definition.limits, run.id, &plan.user, plan.user_namespace, &record)
+            .map_err(|error| Error::SetupFailed {
+                message: sentence(&error),
+                exit_code: EXIT_FAILED,
+            })?;
+    plan.weaker = limits.weaker;
+    around.limits = limits.layers;
+    around.group = limits.group.map(Arc::new);
+    let group = around.group.clone();
 
     let control = serve_control(&workspace, run.id, &user)?;
     let control_mount = control.clone_mount();
@@ -313,6 +344,13 @@ fn launch(
         control: control_mount,
         artifacts: Some(workspace.clone_views()?),
         api_directory: Some(api_directory),
+        cgroups: match &group {
+            Some(group) => group.doors().map_err(|source| Error::Io {
+                doing: "open the run's cgroup".to_owned(),
+                source,
+            })?,
+            None => Vec::new(),
+        },
         expose: expose
             .into_iter()
             .map(|(path, descriptor)| clone_exposed(&path, &descriptor))
@@ -331,7 +369,14 @@ fn launch(
         let workspace = Arc::clone(&workspace);
         move || workspace.cut_off()
     });
-    let namespace = sandbox.wait_ready().map_err(|failure| setup_failed(&failure, &plan))?;
+    let failed = |failure| setup_failed(&failure, &plan, group.as_deref());
+    let namespace = sandbox.wait_ready().map_err(failed)?;
+    if group.as_ref().is_some_and(|group| !group.is_joined()) {
+        return Err(Error::SetupFailed {
+            message: "limits: the sandbox is not in its cgroup although it joined it; something on this machine moves processes between cgroups".to_owned(),
+            exit_code: EXIT_FAILED,
+        });
+    }
     workspace.runs.enter(namespace, run.id);
     workspaces.0.artifacts.begin_run(RunRecord {
         id: run.id,
@@ -346,7 +391,7 @@ fn launch(
             return Err(Error::Unavailable { message: "the run was cancelled".to_owned() });
         }
     }
-    sandbox.go().map_err(|failure| setup_failed(&failure, &plan))?;
+    sandbox.go().map_err(failed)?;
     Ok(sandbox)
 }
 
@@ -355,7 +400,7 @@ fn conclude(
     workspaces: &Workspaces,
     run: &Arc<Run>,
     mut sandbox: Sandbox,
-    around: Surroundings,
+    mut around: Surroundings,
     definition: &CommandDefinition,
     started_at: Timestamp,
     clock: Instant,
@@ -364,7 +409,11 @@ fn conclude(
     let wall = clock.elapsed();
     let mut enforcement = sandbox.layers();
     drop(sandbox);
-    enforcement.extend(definition.unenforced.iter().cloned());
+    enforcement.append(&mut around.limits);
+    let measured = around.group.as_ref().map(|group| group.measure()).unwrap_or_default();
+    if let Some(group) = &around.group {
+        group.remove();
+    }
     let artifacts = &workspaces.0.artifacts;
     let patience = if around.workspace.is_cut_off() {
         // Nobody will close what is open, and copies wait for the same directory.
@@ -400,7 +449,7 @@ fn conclude(
     }
     artifacts.end_run(run.id);
     let verdict = run.state().verdict;
-    let (exit_code, reason, message) = outcome(ended, verdict, definition);
+    let (exit_code, reason, message) = outcome(ended, verdict, &measured, definition);
     // It names the command, whose name can be made of anything.
     let message = mask_text(&around.workspace.contents.masker(), &message);
     let run_as_root = run_as_root(run, definition, &around.workspace);
@@ -412,11 +461,7 @@ fn conclude(
         message,
         run_as_root,
         enforcement,
-        usage: Usage {
-            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-            cpu_ms: ended.usage.cpu_us / 1000,
-            peak_memory_bytes: ended.usage.peak_memory_bytes,
-        },
+        usage: usage(wall, ended, &measured),
         artifacts: registered,
         complete: drained.complete && incomplete.is_empty(),
         incomplete,
@@ -456,42 +501,6 @@ fn masked(error: Error, contents: &Contents) -> Error {
             Error::Invalid { message: mask_text(&contents.masker(), &message) }
         }
         other => other,
-    }
-}
-
-fn outcome(
-    ended: Ended,
-    verdict: Option<Verdict>,
-    run: &CommandDefinition,
-) -> (u8, Reason, String) {
-    let command = run.argv.first().map(|c| c.to_string_lossy()).unwrap_or_default();
-    match (verdict, ended.how) {
-        (Some(Verdict::Timeout), _) => {
-            let timeout = run.timeout.unwrap_or_default();
-            let message = format!("{command} was ended after its timeout of {timeout:?}");
-            (EXIT_TIMEOUT, Reason::Timeout, message)
-        }
-        (Some(Verdict::Cancelled), Exit::Vanished) => {
-            let message =
-                format!("{command} was ended because its client went away or the daemon stopped");
-            (EXIT_FAILED, Reason::Cancelled, message)
-        }
-        (_, Exit::Exited(code)) => {
-            (code, Reason::Exited, format!("{command} exited with code {code}"))
-        }
-        (_, Exit::Signaled(signal)) => {
-            let name = nix::sys::signal::Signal::try_from(signal)
-                .map_or_else(|_| format!("signal {signal}"), |name| name.to_string());
-            let code = 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX));
-            (code, Reason::Signal, format!("{command} was ended by {name}"))
-        }
-        (None, Exit::Vanished) => (
-            EXIT_FAILED,
-            Reason::Lost,
-            format!(
-                "the sandbox of {command} was killed from outside; how the command ended is not known"
-            ),
-        ),
     }
 }
 
@@ -590,11 +599,14 @@ fn clone_exposed(path: &Path, opened: &OwnedFd) -> Result<OwnedFd, Error> {
     clone_opened(&format!("expose {}", path.display()), opened, attributes)
 }
 
-fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan) -> Error {
+fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan, group: Option<&Group>) -> Error {
     let command = plan.argv.first().map(|c| c.to_string_lossy()).unwrap_or_default();
     let message = match failure.kind {
         FailureKind::NotFound | FailureKind::NotExecutable => {
             format!("run {command}: {}", failure.message)
+        }
+        FailureKind::Setup if group.is_some_and(|group| group.measure().kills > 0) => {
+            format!("memory: the limit is too small to set up the sandbox for {command}; give more")
         }
         FailureKind::Setup => format!("set up the sandbox for {command}: {failure}"),
     };
