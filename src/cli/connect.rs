@@ -130,11 +130,21 @@ impl Context {
         if let Some(client) = self.find(&paths)? {
             return Ok(Connection::new(client, None)?);
         }
+        self.start_private(&config, &paths)
+    }
+
+    /// A private daemon, whatever else is running.
+    pub fn private(&self) -> Result<Connection, Failure> {
+        let (config, paths) = self.settings()?;
+        self.start_private(&config, &paths)
+    }
+
+    fn start_private(&self, config: &Config, paths: &Paths) -> Result<Connection, Failure> {
         // A command's own output must not drown in the daemon's; BELLJAR_LOG asks for more.
         let filter = self.around.text("BELLJAR_LOG").unwrap_or_else(|| EMBEDDED_LOG.to_owned());
         telemetry::init(config.log.format, &filter, output::colours())
             .map_err(anyhow::Error::from)?;
-        let private = (self.start)(&config, &paths)
+        let private = (self.start)(config, paths)
             .context("no daemon is running, and a private one could not be started")?;
         let client = Client::at(private.socket());
         Ok(Connection::new(client, Some(private))?)

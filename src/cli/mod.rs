@@ -83,6 +83,9 @@ enum Command {
     Daemon(daemon::DaemonCommand),
     /// Say what this machine can do and what to mend.
     Doctor(doctor::DoctorArguments),
+    /// The trial of `doctor`.
+    #[command(hide = true)]
+    ProbeRun,
     /// Print completions for a shell.
     Completions(completions::CompletionsArguments),
 }
@@ -114,6 +117,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, start: StartPrivate) 
         Command::Storage(command) => storage::run(&context, command),
         Command::Daemon(command) => daemon::run(&context, command),
         Command::Doctor(arguments) => doctor::run(&context, &arguments),
+        Command::ProbeRun => doctor::trial::run(&context),
         Command::Completions(arguments) => {
             completions::run(&arguments, &mut CommandLine::command());
             Ok(exit::DONE)

@@ -158,6 +158,20 @@ impl Paths {
         self.make("runtime", &self.runtime_dir, runtime_mode, "BELLJAR_RUNTIME_DIR")
     }
 
+    /// Whether a directory may be used that is there; one that is not yet there is fine.
+    pub fn look(
+        &self,
+        what: &'static str,
+        path: &Path,
+        variable: &'static str,
+    ) -> Result<(), PathsError> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => self.check(what, path, &found, variable),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(PathsError::Make { what, path: path.to_owned(), variable, source }),
+        }
+    }
+
     fn make(
         &self,
         what: &'static str,

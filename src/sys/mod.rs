@@ -9,6 +9,7 @@ pub mod directory;
 pub mod file;
 pub mod fuse_dev;
 pub mod handle;
+pub mod landlock;
 pub mod loopback;
 pub mod memory;
 pub mod mount;
