@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
-use support::{Place, finish, stdout, text};
+use support::{Place, eventually, finish, stdout, text};
 
 /// A script in the workspace `job` that waits for a line at its standard input.
 struct Waiting {
@@ -113,4 +113,36 @@ fn what_an_open_secret_reads_was_fixed_when_it_was_opened() {
     set(&place, &[b'b'; 70_000]);
     let rest = run.go();
     assert_eq!(rest, format!("{}\n{}", "a".repeat(99_000), "b".repeat(70_000)));
+}
+
+#[test]
+fn every_reading_of_a_secret_is_logged_by_its_name_and_never_by_its_value() {
+    let place = Place::new();
+    fs::write(place.path("key"), "unlikely-5e1f77").unwrap();
+    let log = place.path("log");
+    let mut daemon = place
+        .belljard(["serve", "--log", "info"])
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    eventually("the daemon answers", || place.output(["daemon", "status"]).status.success());
+    let options = ["-w", "logged", "--secret", "KEY=@key", "--secret-env", "KEY"];
+    let output = place.run(&options, "cat /workspace/.belljar/secrets/KEY >/dev/null");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(daemon.id() as i32),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    daemon.wait().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let said = fs::read_to_string(&log).unwrap();
+    for words in ["a secret was read in its run", "a secret was given to a run as a variable"] {
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains(words)).collect();
+        assert_eq!(lines.len(), 1, "{words}: {said}");
+        let uid = format!("uid={}", nix::unistd::geteuid());
+        for word in ["secret=KEY", "run=", "pid=", uid.as_str()] {
+            assert!(lines[0].contains(word), "{word} is not in {}", lines[0]);
+        }
+    }
+    assert!(!said.contains("unlikely-5e1f77"), "the value is in the log");
 }

@@ -38,6 +38,19 @@ impl ControlFilesystem {
     }
 }
 
+impl ControlFilesystem {
+    /// Who opened which secret, and never what it is.
+    fn log_secret(&self, request: &Request, node: INodeNo, allowed: bool) {
+        let Some(secret) = self.tree.secret_of(node.0) else { return };
+        let (run, uid, pid) = (self.run, request.uid(), request.pid());
+        if allowed {
+            tracing::info!(%run, %secret, uid, pid, "a secret was read in its run");
+        } else {
+            tracing::warn!(%run, %secret, uid, pid, "a secret was refused to a process outside of its run");
+        }
+    }
+}
+
 fn inward(node: INodeNo) -> u64 {
     if node.0 == FUSE_ROOT { control::ROOT } else { node.0 }
 }
@@ -69,7 +82,9 @@ impl Filesystem for ControlFilesystem {
             return reply.error(Errno::EROFS);
         }
         // The mount is attached in the sandbox alone, but the host's root can reach into every namespace.
-        if self.attribution.run_of(request.pid()) != Some(self.run) {
+        let is_own = self.attribution.run_of(request.pid()) == Some(self.run);
+        self.log_secret(request, node, is_own);
+        if !is_own {
             return reply.error(Errno::EACCES);
         }
         match self.tree.open(inward(node)) {

@@ -90,7 +90,8 @@ impl ControlTree {
         number
     }
 
-    fn secret_of(&self, node: u64) -> Option<SecretName> {
+    /// Which secret a node is.
+    pub fn secret_of(&self, node: u64) -> Option<SecretName> {
         self.numbers.lock().expect("no panic under this lock").by_number.get(&node).cloned()
     }
 

@@ -561,6 +561,7 @@ fn environment(
                 ),
             });
         }
+        tracing::info!(run = %run.id, secret = %name, uid = run.owner.uid, pid = run.owner.pid, "a secret was given to a run as a variable");
         env.set(name.as_str(), OsStr::from_bytes(secret.value.expose()));
     }
     Ok(env)
