@@ -1,7 +1,7 @@
 //! `belljar doctor`: what this machine can do, what it cannot, and the fix.
 //!
 //! Each check tries the thing itself where that is possible without leaving a trace, and reads settings only to name the
-//! fix. [`machine`] asks the kernel, [`places`] looks at directories and the daemon, [`trial`] mounts and runs for real.
+//! fix. `machine` asks the kernel, `places` looks at directories and the daemon, [`trial`] mounts and runs for real.
 
 mod machine;
 mod places;
