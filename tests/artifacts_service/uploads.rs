@@ -268,7 +268,7 @@ fn what_one_node_sweeps_while_another_writes_it_anew_is_never_missing() {
                     node.write(&name, &format!("content {}", round % CONTENTS));
                     node.remove(&name);
                     // The other one comes to it at another time in each round.
-                    round += 1 + own * usize::from(round % CONTENTS == 0);
+                    round += 1 + own * usize::from(round.is_multiple_of(CONTENTS));
                     std::thread::sleep(Duration::from_millis(60));
                 }
                 for number in 0..CONTENTS {
