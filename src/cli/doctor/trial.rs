@@ -237,6 +237,7 @@ fn request_of_true(
         network: Network::None,
         user: None,
         wait_children: false,
+        wait_upload: false,
         drain_timeout_ms: None,
         limits: Limits::default(),
         allow_unenforced: Vec::new(),
