@@ -103,8 +103,17 @@ pub fn acquire_mount_privilege() -> Result<(), DaemonError> {
     enter_user_namespace().map_err(|error| DaemonError::NoPrivilege { reason: error.to_string() })
 }
 
-/// Runs the service until SIGTERM, SIGINT or SIGHUP.
-pub fn run(config: &Config, paths: &Paths) -> Result<(), DaemonError> {
+/// What ends the service, besides SIGTERM, SIGINT and SIGHUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Nothing.
+    Signal,
+    /// The end of standard input: whoever holds the other end of the pipe has gone, whatever its end was.
+    StdinEnds,
+}
+
+/// Runs the service until it is told to stop.
+pub fn run(config: &Config, paths: &Paths, until: Until) -> Result<(), DaemonError> {
     let runtime = runtime()?;
     // Before anything is made, so that a signal during start-up still takes it all away again.
     let (mut terminate, mut interrupt, mut hang_up) = runtime
@@ -126,6 +135,7 @@ pub fn run(config: &Config, paths: &Paths) -> Result<(), DaemonError> {
     notify(&[sd_notify::NotifyState::Ready]);
     runtime.block_on(async {
         tokio::select! {
+            () = stdin_ends(until) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {}
@@ -145,6 +155,28 @@ pub fn run(config: &Config, paths: &Paths) -> Result<(), DaemonError> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Resolves at the end of standard input if that is to end the service, else never.
+async fn stdin_ends(until: Until) {
+    match until {
+        Until::Signal => std::future::pending().await,
+        Until::StdinEnds => {
+            let (told, hears) = tokio::sync::oneshot::channel::<()>();
+            // Not one of the runtime's threads: a read of standard input cannot be given up, and the end of the runtime
+            // would wait for it.
+            let reading = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+                let _told = told;
+                // An error is an end too: nobody can be heard there any more.
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            });
+            if let Err(error) = reading {
+                tracing::error!(%error, "start the thread that reads standard input; stopping, because its end would not be seen");
+                return;
+            }
+            let _ = hears.await;
+        }
+    }
 }
 
 /// systemd may not be there, and then nobody wants to hear it.

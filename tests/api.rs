@@ -184,6 +184,7 @@ fn a_mount_needs_its_descriptor_and_each_descriptor_serves_once() {
         secrets: Default::default(),
         env: Default::default(),
         descriptors,
+        lease: false,
     };
     let refusal = |request: &WorkspaceRequest| match block_on(client.create_workspace(request)) {
         Err(ClientError::Problem(problem)) => problem.detail,

@@ -29,13 +29,14 @@ const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Leash {
     /// Its sender is dropped when the client hangs up.
     hung_up: watch::Receiver<()>,
-    /// Dropping it tells the connection that nobody listens any more.
+    /// Dropping it tells the connection that nobody listens any more; it is closed then, which tells the client that what it
+    /// served has ended.
     _held: oneshot::Sender<()>,
 }
 
 impl Leash {
     /// Waits until the client hangs up or dies.
-    pub async fn broken(mut self) {
+    pub async fn broken(&mut self) {
         // Nothing is ever sent: an error says that the sender is gone.
         while self.hung_up.changed().await.is_ok() {}
     }
@@ -189,7 +190,7 @@ impl Tokens {
             return answer(connection, &CompanionAnswer::Refused(reason));
         }
         let (hung_up_sender, hung_up) = watch::channel(());
-        let (held_sender, held) = oneshot::channel();
+        let (held_sender, mut held) = oneshot::channel();
         let slots = Slots(message.descriptors.into_iter().map(Some).collect());
         let set = DescriptorSet { slots, leash: Leash { hung_up, _held: held_sender } };
         let token = match self.offer(uid, set) {
@@ -198,10 +199,14 @@ impl Tokens {
         };
         let sent = answer(connection, &CompanionAnswer::Token(token.clone()));
         if sent.is_ok() {
-            self.guard(connection, held, &token).await;
+            self.guard(connection, &mut held, &token).await;
         }
         self.withdraw(&token);
         drop(hung_up_sender);
+        // A client that waits for our end of the connection to be closed learns by it that all is done.
+        if !held.is_terminated() {
+            let _ = held.await;
+        }
         sent
     }
 
@@ -209,7 +214,7 @@ impl Tokens {
     async fn guard(
         &self,
         connection: &Watched,
-        mut held: oneshot::Receiver<()>,
+        mut held: &mut oneshot::Receiver<()>,
         token: &DescriptorToken,
     ) {
         tokio::select! {
@@ -303,7 +308,8 @@ mod tests {
         let room = room(4, Duration::from_millis(50));
         let (token, leash) = send(&room, 1).await.expect("accepted");
         let set = room.tokens.claim(uid(), &token).expect("ours");
-        let mut broken = tokio::spawn(set.leash.broken());
+        let mut leash_of_set = set.leash;
+        let mut broken = tokio::spawn(async move { leash_of_set.broken().await });
         // Longer than the lifetime of a token that nobody names.
         let early = tokio::time::timeout(Duration::from_millis(200), &mut broken).await;
         assert!(early.is_err(), "broke while the client held it");

@@ -35,7 +35,7 @@ pub async fn start(
 ) -> Result<(StatusCode, Json<RunStarted>), ApiError> {
     let mut set = api.tokens.claim(caller.actor.uid, &request.descriptors)?;
     let definition = define_run(request, &caller.actor, &mut set, api.drain_timeout)?;
-    let leash = set.leash;
+    let mut leash = set.leash;
     // A task of its own: when the client goes away this handler is dropped half-way, and a run that had just started
     // would have nobody to end it.
     let starting = tokio::spawn(async move {
@@ -87,6 +87,11 @@ fn define_run(
     set: &mut DescriptorSet,
     drain_timeout: Duration,
 ) -> Result<RunDefinition, ApiError> {
+    if request.workspace.lease {
+        return Err(ApiError::invalid(
+            "a run takes no lease: make the workspace with one first, and name it in the run",
+        ));
+    }
     let command = arguments(&request.command)?;
     let (may_miss, allow_unenforced) = may_miss(&request.allow_unenforced)?;
     let limits = Bounds::check(&request.limits, may_miss)

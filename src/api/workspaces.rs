@@ -25,9 +25,35 @@ pub async fn create(
         Some(token) => Some(api.tokens.claim(caller.actor.uid, token)?),
         None => None,
     };
+    let leased = request.lease;
+    if leased && set.is_none() {
+        return Err(ApiError::invalid(
+            "a lease is the connection that descriptors were sent over, and none were sent: send some, the descriptor of /dev/null where there is no mount point, and name the token",
+        ));
+    }
     let definition = define(request, set.as_mut())?;
-    let workspace =
-        api.blocking(move |workspaces| workspaces.create(&caller.actor, definition)).await??;
+    let actor = caller.actor;
+    if !leased {
+        let workspace =
+            api.blocking(move |workspaces| workspaces.create(&actor, definition)).await??;
+        return Ok((StatusCode::CREATED, Json(workspace)));
+    }
+    // A task of its own: when the client goes away this handler is dropped half-way, and a workspace that had just been
+    // made would have nobody to end it.
+    let making = tokio::spawn(async move {
+        let (workspace, lease) =
+            api.blocking(move |workspaces| workspaces.lease(&actor, definition)).await??;
+        tokio::spawn(async move {
+            let Some(mut leash) = set.map(|set| set.leash) else { return };
+            leash.broken().await;
+            // Fails when the daemon is stopping, which ends all workspaces.
+            let _ = api.blocking(move |workspaces| workspaces.release(&lease)).await;
+        });
+        Ok::<_, ApiError>(workspace)
+    });
+    let workspace = making
+        .await
+        .map_err(|error| ApiError::busy(format!("the daemon is stopping: {error}")))??;
     Ok((StatusCode::CREATED, Json(workspace)))
 }
 

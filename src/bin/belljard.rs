@@ -1,11 +1,12 @@
 //! The daemon. Its sandboxes' first processes are this program too, dispatched before any thread exists.
 
 use anyhow::Context;
+use belljar::cli;
 use belljar::config::paths::{Paths, Surroundings};
 use belljar::config::{Config, Overrides};
+use belljar::daemon::{self, Until};
 use belljar::sandbox::init;
 use belljar::telemetry::{self, LogFormat};
-use belljar::{cli, daemon};
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,6 +47,9 @@ struct ServeArguments {
     /// One JSON object per line instead of text.
     #[arg(long)]
     log_json: bool,
+    /// Stop when standard input ends, too: with the program that holds the other end of the pipe.
+    #[arg(long)]
+    until_stdin_ends: bool,
 }
 
 fn main() -> ExitCode {
@@ -82,7 +86,8 @@ fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
     let paths = Paths::resolve(&config, &around)?;
     telemetry::init(config.log.format, &config.log.filter, cli::output::colours())?;
     daemon::acquire_mount_privilege()?;
-    daemon::run(&config, &paths).context("the daemon cannot run")
+    let until = if arguments.until_stdin_ends { Until::StdinEnds } else { Until::Signal };
+    daemon::run(&config, &paths, until).context("the daemon cannot run")
 }
 
 fn check_config(file: &Path) -> anyhow::Result<()> {

@@ -267,6 +267,7 @@ impl Plan {
                 secrets: sources.requests()?,
                 env: manifest.env,
                 descriptors: None,
+                lease: false,
             },
             keep: arguments.keep,
             command,

@@ -120,7 +120,8 @@ fn create(context: &Context, arguments: CreateArguments) -> Outcome {
         let (token, leash) = parcel.send(&connection.client)?;
         (Some(token), Some(leash))
     };
-    let request = WorkspaceRequest { id, mounts, secrets, env: manifest.env, descriptors };
+    let request =
+        WorkspaceRequest { id, mounts, secrets, env: manifest.env, descriptors, lease: false };
     let workspace = connection.block_on(connection.client.create_workspace(&request))?;
     print(&workspace, arguments.json);
     Ok(DONE)

@@ -24,6 +24,9 @@ pub struct WorkspaceRequest {
     /// Names the descriptors sent over the companion socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptors: Option<DescriptorToken>,
+    /// The workspace ends with the connection that the descriptors were sent over, unless somebody else holds or keeps it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lease: bool,
 }
 
 /// What the companion socket answered for a set of descriptors; good for one request of the same user.
@@ -92,6 +95,10 @@ pub struct Workspace {
     pub env: Vec<VariableName>,
     /// Runs in progress.
     pub runs: Vec<RunId>,
+    /// Whether it stays when nobody holds a lease on it.
+    pub kept: bool,
+    /// Clients that hold a lease on it.
+    pub leases: u64,
     pub created_at: Timestamp,
 }
 

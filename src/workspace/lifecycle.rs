@@ -6,6 +6,7 @@
 use super::attribution::RunIndex;
 use super::clone::clone_opened;
 use super::contents::Contents;
+use super::holders::Holders;
 use super::patience::within;
 use super::wanted::Wanted;
 use super::{Actor, Error, MountDefinition};
@@ -53,6 +54,7 @@ pub struct Workspace {
     pub root: PathBuf,
     pub contents: Arc<Contents>,
     pub runs: Arc<RunIndex>,
+    pub holders: Holders,
     pub created_at: Timestamp,
     /// Identity of the directories, to tell whether another definition means the same.
     pub directories: Vec<(u64, u64)>,
@@ -231,6 +233,7 @@ impl Workspace {
             root,
             contents,
             runs,
+            holders: Holders::default(),
             created_at: Timestamp::now(),
             directories: wanted.iter().map(|(_, looked)| looked.identity()).collect(),
             owners: wanted
@@ -375,6 +378,8 @@ impl Workspace {
             secrets,
             env: self.contents.env().into_keys().collect(),
             runs,
+            kept: self.holders.is_kept(),
+            leases: self.holders.leases() as u64,
             created_at: self.created_at,
         }
     }

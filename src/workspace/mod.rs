@@ -9,6 +9,7 @@
 pub mod attribution;
 mod clone;
 pub mod contents;
+mod holders;
 pub mod lifecycle;
 mod outcome;
 mod patience;

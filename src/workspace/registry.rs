@@ -4,6 +4,7 @@
 //! workspace claims its name for as long as that takes: others who want the same name wait, and nobody else does.
 
 use super::contents::{Contents, ENTRIES_MAX, Secret, VARIABLE_VALUE_BYTES_MAX};
+use super::holders::LeaseNumber;
 use super::lifecycle::{self, Workspace};
 use super::run::{self, Run};
 use super::wanted::Wanted;
@@ -15,7 +16,7 @@ use crate::secret::SecretValue;
 use crate::vfs::descriptors::DescriptorBudget;
 use crate::wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// Receipts of ended runs that are kept for whoever asks late. Chosen, not measured: some kilobytes each.
@@ -65,6 +66,13 @@ impl Drop for Claim {
         self.workspaces.state().claimed.remove(&self.key);
         self.workspaces.0.unclaimed.notify_all();
     }
+}
+
+/// A client's hold on a workspace, until it is released.
+#[derive(Debug)]
+pub struct Lease {
+    workspace: Weak<Workspace>,
+    number: LeaseNumber,
 }
 
 /// All workspaces of a daemon.
@@ -165,7 +173,17 @@ impl Workspaces {
         runs.map(|run| run.id).collect()
     }
 
-    /// Makes a workspace. The same id with the same mount points is the same workspace, which takes the secrets and
+    /// Whether a run is in the workspace that will look after it when it goes.
+    pub(super) fn is_occupied(&self, workspace: &Workspace) -> bool {
+        let state = self.state();
+        state.runs.values().any(|run| {
+            run.is_present()
+                && run.owner.uid == workspace.owner.uid
+                && run.workspace == workspace.id
+        })
+    }
+
+    /// Makes a workspace that stays. The same id with the same mount points is the same workspace, which takes the secrets and
     /// variables given; other mount points replace it when nothing runs in it.
     pub fn create(
         &self,
@@ -173,7 +191,46 @@ impl Workspaces {
         definition: Definition,
     ) -> Result<wire::workspace::Workspace, Error> {
         let (workspace, _, _claim) = self.obtain(actor, definition)?;
+        workspace.holders.keep();
         Ok(workspace.view(self.running_in(&workspace)))
+    }
+
+    /// The same for one that ends with the last of its leases, unless it is kept.
+    pub fn lease(
+        &self,
+        actor: &Actor,
+        definition: Definition,
+    ) -> Result<(wire::workspace::Workspace, Lease), Error> {
+        let (workspace, _, _claim) = self.obtain(actor, definition)?;
+        let number = workspace.holders.lease();
+        let lease = Lease { workspace: Arc::downgrade(&workspace), number };
+        Ok((workspace.view(self.running_in(&workspace)), lease))
+    }
+
+    /// Gives a lease up; the workspace ends if nobody holds it, at once or with the last run in it.
+    pub fn release(&self, lease: &Lease) {
+        // One that was removed or replaced meanwhile is gone, or going.
+        let Some(workspace) = lease.workspace.upgrade() else { return };
+        let _claim = self.claim((workspace.owner.uid, workspace.id.clone()));
+        workspace.holders.release(lease.number);
+        if !self.is_occupied(&workspace) {
+            self.end_unless_held(&workspace, REMOVE_DRAIN);
+        }
+    }
+
+    /// Ends a workspace that nobody wants; the caller has claimed its name and knows that nothing runs in it.
+    pub(super) fn end_unless_held(&self, workspace: &Arc<Workspace>, patience: Duration) {
+        if workspace.holders.is_held() {
+            return;
+        }
+        let key = (workspace.owner.uid, workspace.id.clone());
+        let is_in_the_books =
+            self.state().workspaces.get(&key).is_some_and(|found| Arc::ptr_eq(found, workspace));
+        if is_in_the_books {
+            // A run waits for its own files; what the holders of a lease wrote beside it nobody has waited for.
+            let waits = workspace.holders.was_leased() && !workspace.is_cut_off();
+            self.end(workspace, if waits { patience.max(REMOVE_DRAIN) } else { patience });
+        }
     }
 
     /// The workspace that a definition names, and whether it was made for it. It cannot be ended while the claim lives.
@@ -211,6 +268,15 @@ impl Workspaces {
                     message: format!(
                         "workspace {id} {}, and run {run} is in progress in it; wait for the run or end it, or use another id",
                         difference.as_deref().unwrap_or("was cut off from its files")
+                    ),
+                });
+            }
+            let leases = existing.holders.leases();
+            if usable && leases > 0 {
+                return Err(Error::Conflict {
+                    message: format!(
+                        "workspace {id} {}, and {leases} clients hold it as it is; close it there, remove it with `belljar workspace rm {id}`, or use another id",
+                        difference.as_deref().unwrap_or("is wanted otherwise")
                     ),
                 });
             }

@@ -62,6 +62,8 @@ pub struct Run {
     ended: Condvar,
     /// Somebody has the receipt.
     collected: AtomicBool,
+    /// It has looked after its workspace for the last time. Changed under the claim of the workspace's name.
+    departed: AtomicBool,
 }
 
 impl Run {
@@ -71,6 +73,11 @@ impl Run {
 
     pub fn is_running(&self) -> bool {
         self.state().receipt.is_none()
+    }
+
+    /// Whether it will end its workspace when that is not wanted any more.
+    pub fn is_present(&self) -> bool {
+        self.is_running() && !self.departed.load(Ordering::Relaxed)
     }
 
     pub fn is_collected(&self) -> bool {
@@ -174,7 +181,6 @@ impl Run {
 /// What belongs to one run and ends with it.
 struct Surroundings {
     workspace: Arc<Workspace>,
-    remove_workspace: bool,
     control: Option<Session>,
     /// The run's own listener; dropping it closes it.
     door: Option<Box<dyn Send>>,
@@ -187,9 +193,8 @@ struct Surroundings {
 
 impl Surroundings {
     /// `patience` is how long a workspace that ends with the run may wait for files that are not registered.
-    fn end(self, workspaces: &Workspaces, run: RunId, patience: Duration) {
-        let Surroundings { workspace, remove_workspace, control, door, directory, group, .. } =
-            self;
+    fn end(self, workspaces: &Workspaces, run: &Run, patience: Duration) {
+        let Surroundings { workspace, control, door, directory, group, .. } = self;
         if let Some(group) = group {
             group.remove();
         }
@@ -202,14 +207,12 @@ impl Surroundings {
         {
             tracing::warn!(%error, directory = %directory.display(), "remove a run's directory");
         }
-        workspace.runs.leave(run);
-        if remove_workspace {
-            let _claim = workspaces.claim((workspace.owner.uid, workspace.id.clone()));
-            // Somebody else may have come to use it meanwhile.
-            let others = workspaces.running_in(&workspace);
-            if others.iter().all(|other| *other == run) {
-                workspaces.end(&workspace, patience);
-            }
+        workspace.runs.leave(run.id);
+        let _claim = workspaces.claim((workspace.owner.uid, workspace.id.clone()));
+        run.departed.store(true, Ordering::Relaxed);
+        // Somebody else may use it, or have come to want it meanwhile.
+        if !workspaces.is_occupied(&workspace) {
+            workspaces.end_unless_held(&workspace, patience);
         }
     }
 }
@@ -227,6 +230,9 @@ pub(super) fn start(
     }
     let keep = keep || wanted.id.is_some();
     let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
+    if made && keep {
+        workspace.holders.keep();
+    }
     let id = RunId::generate();
     let run = Arc::new(Run {
         id,
@@ -235,9 +241,9 @@ pub(super) fn start(
         state: Mutex::default(),
         ended: Condvar::new(),
         collected: AtomicBool::new(false),
+        departed: AtomicBool::new(false),
     });
     let mut around = Surroundings {
-        remove_workspace: made && !keep,
         directory: workspaces.0.settings.runtime_dir.join("runs").join(id.to_string()),
         workspace,
         control: None,
@@ -248,7 +254,7 @@ pub(super) fn start(
     let admitted = workspaces.admit(&run);
     drop(claim);
     if let Err(error) = admitted {
-        around.end(workspaces, id, Duration::ZERO);
+        around.end(workspaces, &run, Duration::ZERO);
         return Err(error);
     }
     match launch(workspaces, &run, &mut around, &command, expose, stdio) {
@@ -270,7 +276,7 @@ pub(super) fn start(
         }
         Err(error) => {
             let error = masked(error, &around.workspace.contents);
-            around.end(workspaces, id, Duration::ZERO);
+            around.end(workspaces, &run, Duration::ZERO);
             workspaces.forget_run(id);
             workspaces.0.artifacts.end_run(id);
             Err(error)
@@ -471,7 +477,7 @@ fn conclude(
     };
     // Everything of the run is gone before anybody hears that it has ended.
     // What the run's own drain did not see registered is not waited for twice: it stays in the journal.
-    around.end(workspaces, run.id, Duration::ZERO);
+    around.end(workspaces, run, Duration::ZERO);
     run.finish(receipt);
     workspaces.retire(run.id);
 }

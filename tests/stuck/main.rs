@@ -236,6 +236,7 @@ fn a_workspace_over_a_silent_directory_is_not_made_and_the_answer_says_why() {
         secrets: Default::default(),
         env: Default::default(),
         descriptors: Some(token),
+        lease: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     std::thread::scope(|threads| {

@@ -173,6 +173,7 @@ pub fn run(context: &Context) -> Outcome {
         secrets: Default::default(),
         env: Default::default(),
         descriptors: Some(token),
+        lease: false,
     };
     let workspace = connection.block_on(client.create_workspace(&request))?;
     drop(sent);
@@ -224,6 +225,7 @@ fn request_of_true(
             secrets: Default::default(),
             env: Default::default(),
             descriptors: None,
+            lease: false,
         },
         keep: true,
         command: vec![Argument::Text("true".to_owned())],
