@@ -1,0 +1,273 @@
+"""The asynchronous transport: HTTP/1.1 over the Unix socket, by asyncio's streams.
+
+One transport serves any number of event loops, one after the other or side by side; each has connections of its own. The
+number of calls at a time is bounded, so that a thousand tasks do not become a thousand connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from ._protocol import Answer, Call, Operation, encode, refusal
+from ._retry import Attempts, Interrupted, Stopping
+from ._socket import NotListening, connect, send_descriptors
+from .errors import AnswerNotUnderstood, ConnectionLost, Unavailable
+
+T = TypeVar("T")
+
+#: Calls at a time of one event loop. Chosen, not measured: a daemon allows a user 256 connections in all.
+_CALLS_MAX = 32
+
+#: Longest head of an answer, and largest piece of content that is read at once.
+_HEAD_MAX = 64 * 1024
+_CHUNK = 1 << 20
+
+
+class _Stream:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.was_used = False
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Head:
+    def __init__(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+
+    @property
+    def stays_open(self) -> bool:
+        return self.headers.get("connection", "").lower() != "close"
+
+
+class _Loop:
+    """What one event loop has."""
+
+    def __init__(self) -> None:
+        self.idle: list[_Stream] = []
+        self.places = asyncio.Semaphore(_CALLS_MAX)
+
+
+class AsyncTransport:
+    """Calls to the daemon at one socket."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.known = False
+        self.revive: Callable[[], None] | None = None
+        self._pid = os.getpid()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+
+    def _here(self) -> _Loop:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._loops = WeakKeyDictionary()
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(loop)
+        if found is None:
+            found = self._loops[loop] = _Loop()
+        return found
+
+    async def close(self) -> None:
+        """Closes this event loop's idle connections."""
+        here = self._here()
+        idle, here.idle = here.idle, []
+        for stream in idle:
+            stream.close()
+            with contextlib.suppress(OSError):
+                await stream.writer.wait_closed()
+
+    async def drive(self, operation: Operation[T]) -> T:
+        """Does an operation to its end."""
+        try:
+            call = next(operation)
+            while True:
+                try:
+                    answer = await self.exchange(call)
+                except Exception as error:
+                    call = operation.throw(error)
+                else:
+                    call = operation.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def exchange(self, call: Call) -> Answer:
+        """One call, repeated where that is harmless."""
+        attempts = Attempts(call, known=self.known)
+        while True:
+            try:
+                async with self._here().places:
+                    return await self._attempt(call)
+            except Stopping as failure:
+                pause = attempts.pause_after(failure)
+                if pause is None:
+                    raise failure.refusal from None
+            except NotListening as failure:
+                pause = attempts.pause_after(failure)
+                if pause is None:
+                    raise
+                if self.revive is not None:
+                    await asyncio.to_thread(self.revive)
+            except Interrupted as failure:
+                pause = attempts.pause_after(failure)
+                if pause is None:
+                    raise ConnectionLost(
+                        f"the daemon at {self.path} went away during {call.method} {call.path}: {failure.cause}"
+                    ) from failure.cause
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, call: Call) -> Answer:
+        stream, head, leash = await self._request(call)
+        try:
+            body = await asyncio.wait_for(_read_all(stream.reader, head), call.timeout)
+        except BaseException as error:
+            stream.close()
+            _close(leash)
+            if isinstance(error, (OSError, EOFError)):
+                raise Interrupted(error, was_reused=False) from error
+            raise
+        self._give_back(stream, head)
+        self.known = True
+        if 200 <= head.status < 300:
+            return Answer(head.status, head.headers, body, leash)
+        _close(leash)
+        refused = refusal(head.status, body)
+        if isinstance(refused, Unavailable) and await self._is_stopping():
+            raise Stopping(refused)
+        raise refused
+
+    async def _connect(self) -> _Stream:
+        # A local connection is made at once or not at all, so it holds up nobody.
+        connection = connect(self.path)
+        connection.setblocking(False)
+        return _Stream(*await asyncio.open_unix_connection(sock=connection, limit=_CHUNK))
+
+    def _give_back(self, stream: _Stream, head: _Head) -> None:
+        here = self._here()
+        stream.was_used = True
+        if head.stays_open and len(here.idle) < _CALLS_MAX:
+            here.idle.append(stream)
+        else:
+            stream.close()
+
+    async def _request(self, call: Call) -> tuple[_Stream, _Head, socket.socket | None]:
+        body = dict(call.body) if call.body is not None else None
+        leash: socket.socket | None = None
+        if call.descriptors:
+            send = functools.partial(send_descriptors, self.path, call.descriptors)
+            token, leash = await asyncio.to_thread(send)
+            body = {**(body or {}), "descriptors": token}
+        try:
+            here = self._here()
+            stream = here.idle.pop() if here.idle else await self._connect()
+            try:
+                _write(stream.writer, call, body)
+                await stream.writer.drain()
+                head = await asyncio.wait_for(_read_head(stream.reader), call.timeout)
+            except BaseException as error:
+                stream.close()
+                if isinstance(error, asyncio.TimeoutError):
+                    raise ConnectionLost(
+                        f"the daemon at {self.path} has not answered {call.method} {call.path} for {call.timeout} s"
+                    ) from error
+                if isinstance(error, (OSError, EOFError)):
+                    raise Interrupted(error, was_reused=stream.was_used) from error
+                raise
+        except BaseException:
+            _close(leash)
+            raise
+        if leash is not None and not call.keep_leash:
+            leash.close()
+            leash = None
+        return stream, head, leash
+
+    async def _is_stopping(self) -> bool:
+        try:
+            stream = await self._connect()
+            try:
+                _write(stream.writer, Call("GET", "/readyz"), None)
+                return (await asyncio.wait_for(_read_head(stream.reader), 5.0)).status == 503
+            finally:
+                stream.close()
+        except (OSError, EOFError, NotListening, asyncio.TimeoutError):
+            return True
+
+    async def stream(self, call: Call) -> AsyncIterator[bytes]:
+        """The content of an answer, piece by piece."""
+        stream, head, _ = await self._request(call)
+        try:
+            if not 200 <= head.status < 300:
+                raise refusal(head.status, await _read_all(stream.reader, head))
+            self.known = True
+            async for piece in _pieces(stream.reader, head):
+                yield piece
+        except (OSError, EOFError) as error:
+            raise ConnectionLost(f"the daemon at {self.path} went away during {call.method} {call.path}") from error
+        finally:
+            stream.close()
+
+
+def _write(writer: asyncio.StreamWriter, call: Call, body: dict[str, object] | None) -> None:
+    content = encode(body) if body is not None else b""
+    lines = [f"{call.method} {call.path} HTTP/1.1", "host: belljar", "content-type: application/json"]
+    lines += [f"{name}: {value}" for name, value in call.headers.items()]
+    lines.append(f"content-length: {len(content)}")
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + content)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> _Head:
+    try:
+        text = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise AnswerNotUnderstood("the head of the daemon's answer has no end") from error
+    if len(text) > _HEAD_MAX:
+        raise AnswerNotUnderstood("the head of the daemon's answer is too long")
+    first, *lines = text.decode("latin-1").rstrip("\r\n").split("\r\n")
+    words = first.split(" ", 2)
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+        raise AnswerNotUnderstood(f"the daemon's answer is not HTTP: {first!r}")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    return _Head(int(words[1]), headers)
+
+
+async def _pieces(reader: asyncio.StreamReader, head: _Head) -> AsyncIterator[bytes]:
+    """The content as its length says, or in chunks (RFC 9112, section 7.1)."""
+    if head.headers.get("transfer-encoding", "").lower() == "chunked":
+        while True:
+            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+            piece = await reader.readexactly(size + 2)
+            if size == 0:
+                return
+            yield piece[:-2]
+    length = 0 if head.status == 204 else int(head.headers.get("content-length", "0"))
+    while length > 0:
+        piece = await reader.read(min(length, _CHUNK))
+        if not piece:
+            raise EOFError("the connection ended in the middle of an answer")
+        length -= len(piece)
+        yield piece
+
+
+async def _read_all(reader: asyncio.StreamReader, head: _Head) -> bytes:
+    return b"".join([piece async for piece in _pieces(reader, head)])
+
+
+def _close(leash: socket.socket | None) -> None:
+    if leash is not None:
+        leash.close()

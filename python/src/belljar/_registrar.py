@@ -1,0 +1,274 @@
+"""Registration in the background: taken at once, sent in batches, never lost without a word.
+
+What is registered is written down when it is called: later changes of the artifact change nothing, and the file is opened at
+once where it lies outside of every workspace, so that it may be removed right after. One thread sends what has come together.
+The queue is bounded, and who meets the bound waits.
+
+Locking: the lock guards the thread's start and the outcome of a registration; it is never held across I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from . import _exit, _mounted
+from . import _operations as operations
+from ._daemon import Daemon
+from .artifact import Artifact
+from .errors import ApiError, InvalidRequest, NoContent, from_problem
+
+_log = logging.getLogger("belljar")
+
+#: Registrations that wait at most; each may hold a descriptor, of which a process usually has 1,024.
+_QUEUE_MAX = 512
+
+#: Most in one request: the daemon's bound.
+BATCH_MAX = 128
+
+#: How long the end of the process waits for what is not sent yet, in seconds.
+_FLUSH_MAX = 30.0
+
+
+class Entry:
+    """One registration, on its way."""
+
+    def __init__(self, item: dict[str, Any], artifact: Artifact, descriptor: int | None, host_path: str | None) -> None:
+        self.item = item
+        self.artifact = artifact
+        self.descriptor = descriptor
+        self.host_path = host_path
+        self.outcome: Future[Artifact] = Future()
+        self.lock = threading.Lock()
+        #: Somebody has asked for the outcome.
+        self.is_observed = False
+        #: Nobody can ask any more.
+        self.is_abandoned = False
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def fail(self, error: BaseException) -> None:
+        self.close()
+        with self.lock:
+            is_lost = self.is_abandoned and not self.is_observed
+            self.outcome.set_exception(error)
+        if is_lost:
+            _report(self, error)
+
+    def succeed(self, raw: dict[str, Any], opener: Callable[[Artifact], str]) -> None:
+        self.close()
+        self.artifact.raw = dict(raw)
+        self.outcome.set_result(Artifact.from_wire(raw, self.artifact.artifact_id, opener))
+
+
+def _report(entry: Entry, error: BaseException) -> None:
+    _log.error("artifact %r of %s was not registered: %s", entry.artifact.artifact_id, entry.item["path"], error)
+
+
+class Registration:
+    """A registration that goes on by itself. Awaiting it, or ``result()``, waits until it is durable."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+
+    def _observe(self) -> None:
+        with self._entry.lock:
+            self._entry.is_observed = True
+
+    def __await__(self) -> Generator[Any, None, Artifact]:
+        self._observe()
+        return asyncio.wrap_future(self._entry.outcome).__await__()
+
+    def result(self, timeout: float | None = None) -> Artifact:
+        """Waits, from code that is not asynchronous."""
+        self._observe()
+        return self._entry.outcome.result(timeout)
+
+    def done(self) -> bool:
+        return self._entry.outcome.done()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._observe()
+        return self._entry.outcome.exception(timeout)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done() else "on its way"
+        return f"Registration({self._entry.artifact.artifact_id!r}, {state})"
+
+    def __del__(self) -> None:
+        # Not observed and failed: an error must not go unheard because nobody waited.
+        entry = self._entry
+        with entry.lock:
+            entry.is_abandoned = True
+            if entry.is_observed or not entry.outcome.done():
+                return
+        error = entry.outcome.exception()
+        if error is not None:
+            _report(entry, error)
+
+
+def open_file(path: str) -> int | None:
+    """A regular file's descriptor for reading; None where there is none."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+class Registrar:
+    """Sends what is registered to one daemon."""
+
+    def __init__(self, daemon: Daemon, opener: Callable[[Artifact], str]) -> None:
+        self._daemon = daemon
+        self._opener = opener
+        self._start_anew()
+        _exit.after_fork(self._start_anew)
+
+    def _start_anew(self) -> None:
+        # A fork copies no threads; what waits in the parent's queue is sent by the parent.
+        self._queue: queue.Queue[Entry] = queue.Queue(_QUEUE_MAX)
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._is_arranged = False
+
+    def submit(self, entry: Entry) -> Registration:
+        """Takes a registration. Waits only when the queue is full."""
+        self._ensure_thread()
+        self._queue.put(entry)
+        return Registration(entry)
+
+    def _ensure_thread(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with self._lock:
+            if not self._is_arranged:
+                self._is_arranged = True
+                _exit.at_exit(_exit.REGISTRATIONS, self._flush_at_exit)
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._send_all, name="belljar-registrar", daemon=True)
+                # At the end of the interpreter no thread can be started; the flush sends what is there.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+
+    def _send_all(self) -> None:
+        waiting = self._queue
+        while True:
+            first = waiting.get()
+            with self._sending:
+                self._send_batch(first, waiting)
+
+    def _send_batch(self, first: Entry, waiting: queue.Queue[Entry]) -> None:
+        batch = [first]
+        with contextlib.suppress(queue.Empty):
+            while len(batch) < BATCH_MAX:
+                batch.append(waiting.get_nowait())
+        try:
+            self.send(batch)
+        except BaseException as error:
+            _log.exception("a batch of registrations")
+            for entry in batch:
+                if not entry.outcome.done():
+                    entry.fail(error)
+        finally:
+            for _ in batch:
+                waiting.task_done()
+
+    def send(self, batch: Sequence[Entry]) -> None:
+        """Registers a batch, and says of each entry what became of it."""
+        try:
+            results = self._exchange(batch)
+        except InvalidRequest as error:
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            # One of them is not understood, and the daemon refuses the request as a whole.
+            for entry in batch:
+                self.send([entry])
+            return
+        except Exception as error:
+            for entry in batch:
+                entry.fail(error)
+            return
+        for entry, result in zip(batch, results, strict=True):
+            if "artifact" in result:
+                entry.succeed(result["artifact"], self._opener)
+                continue
+            problem = result.get("error", {})
+            self._refused(entry, from_problem(problem, int(problem.get("status", 500))))
+
+    def _refused(self, entry: Entry, error: ApiError) -> None:
+        """Nothing was captured where the file lies: it may be ignored there, or written past the mount. Its bytes are sent."""
+        if isinstance(error, NoContent) and entry.descriptor is None and entry.host_path is not None:
+            entry.descriptor = open_file(entry.host_path)
+            entry.host_path = None
+            if entry.descriptor is not None:
+                self.send([entry])
+                return
+        entry.fail(error)
+
+    def _exchange(self, batch: Sequence[Entry]) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        descriptors: list[int] = []
+        for entry in batch:
+            item = entry.item
+            if entry.descriptor is not None:
+                item = {**item, "descriptor": len(descriptors)}
+                descriptors.append(entry.descriptor)
+            items.append(item)
+        return self._daemon.drive(operations.register(items, descriptors))
+
+    def flush(self, timeout: float = _FLUSH_MAX) -> bool:
+        """Waits until everything that was taken is sent; false when that took too long."""
+        deadline = time.monotonic() + timeout
+        while self._queue.unfinished_tasks:
+            thread = self._thread
+            if thread is not None and thread.is_alive():
+                if time.monotonic() > deadline:
+                    _log.error("%d registrations were not sent within %.0f s", self._queue.unfinished_tasks, timeout)
+                    return False
+                time.sleep(0.001)
+                continue
+            with self._sending, contextlib.suppress(queue.Empty):
+                self._send_batch(self._queue.get_nowait(), self._queue)
+        return True
+
+    def _flush_at_exit(self) -> None:
+        self.flush()
+
+    def prepare(self, item: dict[str, Any], artifact: Artifact, path: str, *, is_held: bool) -> Entry:
+        """Writes down what is registered."""
+        if _mounted.looks_mounted(os.path.abspath(path)):
+            self._learn_mounts()
+        place = _mounted.place(path)
+        item["path"] = place.path
+        if place.workspace_id is not None:
+            item["workspace"] = place.workspace_id
+            return Entry(item, artifact, None, None if is_held else place.host_path)
+        if is_held or self._daemon.is_scoped:
+            return Entry(item, artifact, None, None)
+        return Entry(item, artifact, open_file(place.path), None)
+
+    def _learn_mounts(self) -> None:
+        """Looks where workspaces of other processes of this user are mounted."""
+        for found in self._daemon.drive(operations.workspaces()):
+            if not _mounted.is_known(found["root"] + "/"):
+                _mounted.add(found["root"], found["id"], {mount["name"]: mount["path"] for mount in found["mounts"]})
