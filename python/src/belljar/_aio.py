@@ -16,7 +16,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from ._protocol import Answer, Call, Operation, encode, refusal
-from ._retry import Attempts, Interrupted, Stopping
+from ._retry import Acquaintance, Attempts, Interrupted, Stopping
 from ._socket import NotListening, connect, send_descriptors
 from .errors import AnswerNotUnderstood, ConnectionLost, Unavailable
 
@@ -63,9 +63,9 @@ class _Loop:
 class AsyncTransport:
     """Calls to the daemon at one socket."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, acquaintance: Acquaintance | None = None) -> None:
         self.path = path
-        self.known = False
+        self.acquaintance = acquaintance or Acquaintance()
         self.revive: Callable[[], None] | None = None
         self._pid = os.getpid()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
@@ -106,7 +106,7 @@ class AsyncTransport:
 
     async def exchange(self, call: Call) -> Answer:
         """One call, repeated where that is harmless."""
-        attempts = Attempts(call, known=self.known)
+        attempts = Attempts(call, known=self.acquaintance.made)
         while True:
             try:
                 async with self._here().places:
@@ -140,7 +140,7 @@ class AsyncTransport:
                 raise Interrupted(error, was_reused=False) from error
             raise
         self._give_back(stream, head)
-        self.known = True
+        self.acquaintance.made = True
         if 200 <= head.status < 300:
             return Answer(head.status, head.headers, body, leash)
         _close(leash)
@@ -211,7 +211,7 @@ class AsyncTransport:
         try:
             if not 200 <= head.status < 300:
                 raise refusal(head.status, await _read_all(stream.reader, head))
-            self.known = True
+            self.acquaintance.made = True
             async for piece in _pieces(stream.reader, head):
                 yield piece
         except (OSError, EOFError) as error:

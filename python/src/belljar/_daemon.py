@@ -12,6 +12,7 @@ from ._aio import AsyncTransport
 from ._http import Transport
 from ._private import PrivateDaemon
 from ._protocol import Call, Operation
+from ._retry import Acquaintance
 
 T = TypeVar("T")
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 class Daemon:
     """One daemon, by its socket; without one it is looked for when it is needed."""
 
-    def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, socket: str | os.PathLike[str] | None = None, *, private: bool = False) -> None:
+        self._must_be_private = private
         self._named = os.path.abspath(os.fspath(socket)) if socket is not None else None
         self._private: PrivateDaemon | None = None
         self._blocking: Transport | None = None
@@ -43,13 +45,15 @@ class Daemon:
             return blocking, asynchronous
         with self._lock:
             if self._blocking is None or self._asynchronous is None:
-                path = self._named or _discover.find()
+                path = self._named or (None if self._must_be_private else _discover.find())
                 if path is None:
                     self._private = PrivateDaemon()
                     path = self._private.socket
-                self._blocking, self._asynchronous = Transport(path), AsyncTransport(path)
+                acquaintance = Acquaintance()
+                # One that was found has answered already.
+                acquaintance.made = self._named is None
+                self._blocking, self._asynchronous = Transport(path, acquaintance), AsyncTransport(path, acquaintance)
                 if self._private is not None:
-                    self._blocking.known = self._asynchronous.known = True
                     self._blocking.revive = self._asynchronous.revive = self._revive
             return self._blocking, self._asynchronous
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ._protocol import Answer, Call, Operation, encode, refusal
-from ._retry import Attempts, Interrupted, Stopping
+from ._retry import Acquaintance, Attempts, Interrupted, Stopping
 from ._socket import NotListening, connect, send_descriptors
 from .errors import ConnectionLost, Unavailable
 
@@ -50,10 +50,9 @@ class _Connection(http.client.HTTPConnection):
 class Transport:
     """Calls to the daemon at one socket."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, acquaintance: Acquaintance | None = None) -> None:
         self.path = path
-        #: Whether a daemon has answered here.
-        self.known = False
+        self.acquaintance = acquaintance or Acquaintance()
         #: Called when nobody listens any more; may start another daemon.
         self.revive: Callable[[], None] | None = None
         self._forget()
@@ -106,7 +105,7 @@ class Transport:
 
     def exchange(self, call: Call) -> Answer:
         """One call, repeated where that is harmless."""
-        attempts = Attempts(call, known=self.known)
+        attempts = Attempts(call, known=self.acquaintance.made)
         while True:
             try:
                 return self._attempt(call)
@@ -140,7 +139,7 @@ class Transport:
             connection.close()
         else:
             self._give_back(connection)
-        self.known = True
+        self.acquaintance.made = True
         if 200 <= response.status < 300:
             return Answer(response.status, dict(response.getheaders()), body, leash)
         _close(leash)
@@ -196,7 +195,7 @@ class Transport:
         with contextlib.closing(connection):
             if not 200 <= response.status < 300:
                 raise refusal(response.status, response.read())
-            self.known = True
+            self.acquaintance.made = True
             try:
                 while piece := response.read(_CHUNK):
                     yield piece

@@ -18,6 +18,13 @@ _PAUSE_FIRST = 0.02
 _PAUSE_MAX = 0.5
 
 
+class Acquaintance:
+    """Whether a daemon has ever answered at a socket, for all transports that lead there."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+
 class Interrupted(Exception):
     """The connection broke after the request may have been heard."""
 

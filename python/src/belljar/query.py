@@ -16,6 +16,9 @@ from .errors import FilterFailed
 
 _ABSENT = object()
 
+#: Longest expression, in bytes: the daemon's bound.
+_EXPRESSION_MAX = 4096
+
 #: A name that an expression takes without quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -89,8 +92,8 @@ class ArtifactQuery:
             else:
                 terms.append(f"exists {name}")
         text = " and ".join(terms)
-        # Longer ones are the caller's own mistake, and the daemon says so; what was added here is only to save pages.
-        return text if len(text.encode()) <= 4096 or self.where is None else f"({self.where})"
+        # What was added here only saves pages; a longer one is the caller's own, and the daemon says so.
+        return (text if len(text.encode()) <= _EXPRESSION_MAX else self.where) or None
 
     def matches(self, artifact: Artifact) -> bool:
         """What is decided here."""

@@ -539,7 +539,9 @@ class Workspace:
 
 
 def _attached(workspace_id: str, socket: str, mount_points: tuple[MountPoint, ...]) -> Workspace:
-    workspace = Workspace.attach(workspace_id, daemon=_daemon.at(socket))
+    # In a sandbox that socket is not there, and the run's own is.
+    daemon = _daemon.at(socket) if _daemon.inside() is None else None
+    workspace = Workspace.attach(workspace_id, daemon=daemon)
     workspace.mount_points = mount_points
     return workspace
 
