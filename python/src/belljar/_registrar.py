@@ -70,7 +70,11 @@ class Entry:
     def succeed(self, raw: dict[str, Any], opener: Callable[[Artifact], str]) -> None:
         self.close()
         self.artifact.raw = dict(raw)
-        self.outcome.set_result(Artifact.from_wire(raw, self.artifact.artifact_id, opener))
+        registered = Artifact.from_wire(raw, self.artifact.artifact_id, opener)
+        if self.item.get("version") in registered.labels:
+            # The same bytes may have several; the one that was said is meant.
+            registered.version = self.item["version"]
+        self.outcome.set_result(registered)
 
 
 def _report(entry: Entry, error: BaseException) -> None:

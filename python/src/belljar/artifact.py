@@ -106,6 +106,7 @@ class Artifact:
         self.metadata = copy.deepcopy(dict(raw.get("metadata", {})))
         self.state = ArtifactState(raw["state"])
         self.labels = tuple(raw.get("labels", ()))
+        # The label that its maker gave; where there are none or several, the daemon's number.
         self.version = self.labels[0] if len(self.labels) == 1 else raw.get("version")
         self.graph_id = raw.get("graph_id")
         self.node_id = raw.get("node_id")

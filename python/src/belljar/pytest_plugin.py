@@ -6,6 +6,7 @@ and nothing from elsewhere is seen in it. ``belljar_spark = true`` in pytest's c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -30,10 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         install()
 
 
-@pytest.fixture(scope="session")
-def belljar_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon for this session alone. Everything that the tests do talks to it."""
-    place = tmp_path_factory.mktemp("belljar")
+@contextlib.contextmanager
+def isolated(place: Path) -> Iterator[Daemon]:
+    """A daemon of its own below a directory, which everything in this process talks to meanwhile."""
     names = {
         "BELLJAR_STATE_DIR": str(place / "state"),
         "BELLJAR_RUNTIME_DIR": str(place / "run"),
@@ -62,6 +62,13 @@ def _set(variables: dict[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def belljar_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon for this session alone. Everything that the tests do talks to it."""
+    with isolated(tmp_path_factory.mktemp("belljar")) as daemon:
+        yield daemon
 
 
 @pytest.fixture
