@@ -89,6 +89,27 @@ need_npm_packages() {
     cp "$packages/package-lock.json" "$cache/package-lock.json"
 }
 
+# The Python package's own tools and tests: a virtual environment with what python/tests/requirements.txt names. Sets
+# $python_tools to its programs.
+need_python_tools() {
+    local place=$project/target/tools/python wanted=$project/python/tests/requirements.txt
+    python_tools=$place/bin
+    need_python
+    need_package python3-venv sh -c "$python -c 'import ensurepip'"
+    ! cmp -s "$wanted" "$place/requirements.txt" || return 0
+    say "fetching what the Python package is tested with (once, 100 MB)"
+    rm -rf -- "$place"
+    mkdir -p "${place%/*}"
+    {
+        "$python" -m venv "$place" && "$python_tools/pip" install --quiet --requirement "$wanted"
+    } >"$place.log" 2>&1 || {
+        tail -n 20 "$place.log" >&2
+        fail "pip could not fetch what $wanted names; its last words are above"
+    }
+    # Last: it says that the environment is whole.
+    cp "$wanted" "$place/requirements.txt"
+}
+
 need_compiler() {
     need_package build-essential sh -c 'command -v cc && echo "#include <stdio.h>" | cc -E -'
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import belljar.sync
-from belljar import Artifact, ArtifactManager, Client, Daemon, MountPoint, Workspace, _daemon, errors
+from belljar import Artifact, ArtifactManager, Client, Daemon, MountPoint, Workspace, _daemon, _operations, errors
 from conftest import SOURCES, Served, eventually, mounts_below
 
 
@@ -128,6 +129,30 @@ if sys.argv[1] == "sleep":
     assert not os.path.exists(os.path.dirname(found.socket))
 
 
+def test_a_private_daemon_that_was_killed_is_started_again_with_what_it_had(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    session = os.environ["BELLJAR_PYTHON_SOCKET"]
+    found = Daemon(private=True)
+    request.addfinalizer(found.stop)
+    socket_path = found.socket
+    assert os.environ["BELLJAR_PYTHON_SOCKET"] == socket_path
+    made = Workspace("revived", [MountPoint("output", str(tmp_path / "output"), mode="rw")], daemon=found)
+    made.add_secret("KEY", "kept-by-the-program")
+    mount = made.get_mount("output")
+    pid = found.drive(_operations.status())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    eventually("the workspace is there again", lambda: os.path.exists(f"{mount}/..") and made.get_mount("output") == mount)
+    Path(made.get_mount("output"), "after").write_text("after")
+    assert (tmp_path / "output" / "after").read_text() == "after"
+    assert found.drive(_operations.status())["pid"] != pid
+    assert Workspace.attach("revived", daemon=found).get_secret("KEY") == "kept-by-the-program"
+    made.close()
+    found.stop()
+    assert os.environ["BELLJAR_PYTHON_SOCKET"] == session, "the session's own daemon is found again"
+    assert mounts_below(Path(os.path.dirname(socket_path))) == []
+
+
 def test_a_socket_that_is_named_must_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BELLJAR_SOCKET", str(tmp_path / "nobody.sock"))
     with pytest.raises(errors.DaemonUnavailable, match="BELLJAR_SOCKET names this socket"):
@@ -198,7 +223,8 @@ import errno, os, sys
 from belljar import Artifact, MountPoint, Workspace
 from belljar.sync import ArtifactManager
 place = sys.argv[1]
-made = Workspace("ordinary", [MountPoint("input", place + "/input", create=True), MountPoint("output", place + "/output", mode="rw")])
+mounts = [MountPoint("input", place + "/input", create=True), MountPoint("output", place + "/output", mode="rw")]
+made = Workspace("ordinary", mounts)
 path = made.get_mount("output") + "/x.txt"
 open(path, "w").write("x")
 try:

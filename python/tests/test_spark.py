@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from belljar import Artifact, ArtifactManager, MountPoint, Workspace, errors
+
+from belljar import Artifact, ArtifactManager, Workspace, errors
 from belljar.spark import Graph, Node
 from belljar.spark.node import ExecutionContext
 from belljar.spark.sandboxed import GraphFailed, modules
@@ -170,7 +171,10 @@ class Node:
     async def do(self, graph_state):
         return await self.process(ExecutionContext(graph_state=graph_state))
 """,
-    "spark/graphs/__init__.py": "from spark.graphs.graph import Graph\nfrom spark.graphs.workspace import Workspace, WorkspaceManager\n",
+    "spark/graphs/__init__.py": """
+from spark.graphs.graph import Graph
+from spark.graphs.workspace import Workspace, WorkspaceManager
+""",
     "spark/graphs/workspace.py": """
 class Workspace:
     is_the_real_one = True

@@ -23,9 +23,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Optional
 
+import pytest
+
 import belljar
 import belljar.spark
-import pytest
 from belljar import Artifact, ArtifactManager, ArtifactQuery, ArtifactState, Client, Workspace, errors
 from belljar.pytest_plugin import isolated
 

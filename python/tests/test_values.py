@@ -223,6 +223,9 @@ def test_a_call_is_repeated_only_where_that_is_harmless() -> None:
 
 
 def test_importing_costs_nothing_that_is_not_needed() -> None:
-    program = "import sys, belljar, threading; print(sorted(set(sys.modules) & {'pandas', 'numpy', 'spark', 'pytest'}), threading.active_count())"
+    program = (
+        "import sys, belljar, threading; "
+        "print(sorted(set(sys.modules) & {'pandas', 'numpy', 'spark', 'pytest'}), threading.active_count())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[] 1\n"

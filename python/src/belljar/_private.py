@@ -47,6 +47,7 @@ class PrivateDaemon:
         runtime = runtime_directory()
         self._pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
+        self._inherited_before: str | None = None
         try:
             if not os.path.isdir(runtime):
                 os.makedirs(runtime, mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
@@ -63,6 +64,7 @@ class PrivateDaemon:
         self.start()
         _exit.at_exit(_exit.DAEMON, self.stop)
         _exit.after_fork(self._abandon)
+        self._inherited_before = os.environ.get(INHERITED)
         os.environ[INHERITED] = self.socket
 
     def start(self) -> None:
@@ -123,7 +125,10 @@ class PrivateDaemon:
             process.kill()
             process.wait()
         if os.environ.get(INHERITED) == self.socket:
-            del os.environ[INHERITED]
+            if self._inherited_before is None:
+                del os.environ[INHERITED]
+            else:
+                os.environ[INHERITED] = self._inherited_before
         for name in (f"{SOCKET_NAME}.lock", SOCKET_NAME):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self.directory, name))
