@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -188,6 +190,62 @@ def test_a_socket_of_another_user_is_refused_before_anything_is_sent(tmp_path: P
         listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+IMPOSTOR = """
+import os, socket, sys
+os.setuid(12345)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("listens", flush=True)
+connection, _ = listener.accept()
+print(len(connection.recv(100)), flush=True)
+"""
+
+
+def test_another_user_behind_a_file_of_our_own_is_refused_before_anything_is_sent() -> None:
+    place = tempfile.mkdtemp(dir="/tmp")
+    path = f"{place}/impostor.sock"
+    os.chmod(place, 0o777)
+    child = subprocess.Popen([sys.executable, "-I", "-c", IMPOSTOR, path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "listens\n"
+        os.chown(path, os.geteuid(), -1)
+        with pytest.raises(errors.ForeignSocket, match="uid 12345"):
+            Client(path).status()
+        assert child.stdout.readline() == "0\n", "nothing was sent"
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        shutil.rmtree(place)
+
+
+def test_who_registers_more_than_the_queue_holds_waits_and_nothing_is_lost(
+    talking_to: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("belljar._registrar._QUEUE_MAX", 4)
+    manager = belljar.sync.ArtifactManager()
+    (tmp_path / "first").write_text("first")
+    manager.register_artifact(Artifact("queue_first", path=str(tmp_path / "first"))).result(30)
+    talking_to.stop()
+    taken = []
+
+    def register() -> None:
+        for number in range(300):
+            path = tmp_path / f"queued-{number}"
+            path.write_text(str(number))
+            taken.append(manager.register_artifact(Artifact(f"queued_{number}", path=str(path), graph_id="queue")))
+
+    busy = threading.Thread(target=register)
+    busy.start()
+    busy.join(1.0)
+    assert busy.is_alive(), "it did not wait"
+    assert len(taken) < 4 + 128 + 2
+    talking_to.start()
+    busy.join(60)
+    assert {registration.result(60).artifact_id for registration in taken} == {f"queued_{n}" for n in range(300)}
 
 
 def test_a_socket_with_a_long_path_is_reached(served: Served, tmp_path: Path) -> None:

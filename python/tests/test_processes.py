@@ -6,6 +6,9 @@ import asyncio
 import concurrent.futures
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -78,6 +81,35 @@ def test_a_forked_child_does_not_keep_the_parents_workspace(tmp_path: Path) -> N
     os.close(writer)
     os.waitpid(child, 0)
     assert "of_the_parent" not in ids
+
+
+ORPHAN = """
+import os, sys, time
+from belljar import MountPoint, Workspace
+made = Workspace("orphaned", [MountPoint("output", sys.argv[1], mode="rw")])
+made.get_mount("output")
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_workspace(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        assert "orphaned" in {found["id"] for found in belljar.Client().workspaces()}
+        parent.kill()
+        parent.wait()
+        eventually("it has ended", lambda: "orphaned" not in {found["id"] for found in belljar.Client().workspaces()}, within=20)
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
 
 
 @pytest.mark.asyncio

@@ -6,8 +6,10 @@ import base64
 import json
 import pickle
 import random
+import socket
 import subprocess
 import sys
+import threading
 from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
@@ -25,6 +27,7 @@ from belljar import (
     _moment,
     errors,
 )
+from belljar._lease import Keeper
 from belljar._mask import Masker
 from belljar._protocol import Call
 from belljar._retry import Attempts, Interrupted
@@ -229,3 +232,25 @@ def test_importing_costs_nothing_that_is_not_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[] 1\n"
+
+
+def test_a_name_is_taken_again_only_when_the_daemon_has_closed_its_end() -> None:
+    # The daemon usually ends a workspace before anybody can ask for its name again; this is for when it does not.
+    ours, daemons = socket.socketpair()
+    keeper = Keeper()
+    keeper.watch(ours, lambda: pytest.fail("it was given up, and did not break"))
+    keeper.release("name", ours, wait=False)
+    assert daemons.recv(1) == b"", "the daemon is told"
+    settled = threading.Event()
+
+    def settle() -> None:
+        keeper.settle("name")
+        settled.set()
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    assert not settled.wait(0.2)
+    daemons.close()
+    assert settled.wait(10)
+    thread.join()
+    keeper.settle("name")

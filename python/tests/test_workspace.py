@@ -165,6 +165,16 @@ def test_a_workspace_that_is_forgotten_ends_and_its_name_is_free_for_other_direc
     eventually("it has ended", lambda: "test" not in ids())
 
 
+def test_a_name_is_free_at_once_when_its_workspace_was_forgotten(tmp_path: Path) -> None:
+    # Without waiting for the end of the one before, the daemon would say that it is still held.
+    for number in range(5):
+        made = Workspace("often", [MountPoint("output", str(tmp_path / str(number)), mode="rw")])
+        Path(made.get_mount("output"), "x").write_text(str(number))
+        del made
+        gc.collect()
+    assert [(tmp_path / str(number) / "x").read_text() for number in range(5)] == ["0", "1", "2", "3", "4"]
+
+
 def test_of_two_with_one_name_the_last_that_was_used_is_mounted(tmp_path: Path) -> None:
     a = Workspace("same", [MountPoint("output", str(tmp_path / "a"), mode="rw")])
     b = Workspace("same", [MountPoint("output", str(tmp_path / "b"), mode="rw")])
