@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from belljar import Artifact, ArtifactManager, ArtifactQuery, ArtifactState, CleanupPolicy
+from belljar import Artifact, ArtifactManager, ArtifactQuery, ArtifactState, CleanupPolicy, errors
 
 pytestmark = pytest.mark.asyncio
 
@@ -92,6 +92,9 @@ async def test_a_policy_with_an_interval_is_kept_by_the_daemon(artifacts: Artifa
     artifacts.set_cleanup_policy(CleanupPolicy(max_artifacts=1, graph_id="by_itself"), every=1, name="soon")
     for _ in range(300):
         if len(await left(artifacts, "by_itself")) == 1:
+            artifacts.remove_cleanup_policy("soon")
+            with pytest.raises(errors.PolicyNotFound):
+                artifacts.remove_cleanup_policy("soon")
             return
         await asyncio.sleep(0.1)
     pytest.fail("the daemon did not clean up by itself")

@@ -28,7 +28,8 @@ with belljar.Workspace("quick", [
         open(workspace.get_mount("input") + "/x", "w")
     except OSError as error:
         assert error.errno == errno.EROFS
-    artifact = belljar.sync.ArtifactManager.get_instance().register_artifact(belljar.Artifact("hello", path=path)).result(30)
+    manager = belljar.sync.ArtifactManager.get_instance()
+    artifact = manager.register_artifact(belljar.Artifact("hello_quick", path=path)).result(30)
     print(belljar.__file__.startswith(sys.prefix), artifact.workspace_path, workspace.run(["cat", "output/hello.txt"]).text)
 """
 

@@ -132,13 +132,13 @@ class Hello(Node):
         path = context.workspace.get_mount('output') + '/hello.txt'
         with open(path, 'w') as f:
             f.write('hello ' + sys.argv[1])
-        await context.artifact_manager.register_artifact(Artifact(artifact_id='hello', artifact_type='log', path=path))
+        await context.artifact_manager.register_artifact(Artifact(artifact_id='hello_of_script', artifact_type='log', path=path))
         return {'path': path}
 
 graph = Graph(start=Hello())
 graph.workspace = Workspace(workspace_id='script', mount_points=[MountPoint(name='output', path=tempfile.mkdtemp(), mode='rw')])
 result = await graph.run()
-print(__name__, open(result['path']).read(), (await ArtifactManager.get_instance().get_artifact('hello')).artifact_type)
+print(__name__, open(result['path']).read(), (await ArtifactManager.get_instance().get_artifact('hello_of_script')).artifact_type)
 """
 
 

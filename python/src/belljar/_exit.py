@@ -1,8 +1,8 @@
 """The end of the process, and of its copies: what is done, and in which order.
 
-Registrations are sent first, then workspaces are given back, then a private daemon is ended. A process of a pool that was
-forked ends without Python's own end (multiprocessing calls os._exit), so it is asked to do the same by multiprocessing's
-finalizers.
+Registrations are sent first, then copies of contents go, then a private daemon is ended. Workspaces need nothing: the kernel
+closes their leases. A process of a pool that was forked ends without Python's own end (multiprocessing calls os._exit), so it
+is asked to do the same by multiprocessing's finalizers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ _log = logging.getLogger("belljar")
 
 #: The order of the end.
 REGISTRATIONS = 0
-WORKSPACES = 1
-FILES = 2
-DAEMON = 3
+FILES = 1
+DAEMON = 2
 
 _steps: list[tuple[int, Callable[[], None]]] = []
 _forked: list[weakref.WeakMethod[Callable[[], None]]] = []

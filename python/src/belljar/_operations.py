@@ -165,7 +165,7 @@ def lineage(reference: str, depth: int | None, direction: str | None) -> Operati
 
 
 def content(reference: str) -> Call:
-    return Call("GET", f"/v1/artifacts/{segment(reference)}/content", stream=True)
+    return Call("GET", f"/v1/artifacts/{segment(reference)}/content")
 
 
 def sync(workspace_id: str | None, timeout: float) -> Operation[Wire]:

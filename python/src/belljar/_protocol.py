@@ -36,8 +36,6 @@ class Call:
     descriptors: tuple[int, ...] = ()
     #: Keep the companion connection and hand it over in the answer.
     keep_leash: bool = False
-    #: Hand the content over as it comes instead of collecting it.
-    stream: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -4,7 +4,7 @@ What is registered is written down when it is called: later changes of the artif
 once where it lies outside of every workspace, so that it may be removed right after. One thread sends what has come together.
 The queue is bounded, and who meets the bound waits.
 
-Locking: the lock guards the thread's start and the outcome of a registration; it is never held across I/O.
+Locking: a registrar's lock guards the start of its thread, `_outcomes` what became of entries; neither is held across I/O.
 """
 
 from __future__ import annotations
@@ -39,20 +39,50 @@ BATCH_MAX = 128
 _FLUSH_MAX = 30.0
 
 
+#: Guards the outcomes of all entries: each is touched for a moment only, and a lock for each would cost more than the rest.
+#: Re-entrant, because the garbage collector may abandon one entry while this thread is at another.
+_outcomes = threading.RLock()
+
+
 class Entry:
     """One registration, on its way."""
+
+    __slots__ = ("_error", "_future", "_registered", "artifact", "descriptor", "host_path", "is_abandoned", "is_observed", "item")
 
     def __init__(self, item: dict[str, Any], artifact: Artifact, descriptor: int | None, host_path: str | None) -> None:
         self.item = item
         self.artifact = artifact
         self.descriptor = descriptor
         self.host_path = host_path
-        self.outcome: Future[Artifact] = Future()
-        self.lock = threading.Lock()
         #: Somebody has asked for the outcome.
         self.is_observed = False
         #: Nobody can ask any more.
         self.is_abandoned = False
+        self._registered: Artifact | None = None
+        self._error: BaseException | None = None
+        #: Made when somebody waits: most registrations nobody waits for.
+        self._future: Future[Artifact] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self._registered is not None or self._error is not None
+
+    def future(self) -> Future[Artifact]:
+        """The outcome, for somebody who wants to know."""
+        with _outcomes:
+            self.is_observed = True
+            if self._future is None:
+                self._future = Future()
+                self._tell()
+            return self._future
+
+    def _tell(self) -> None:
+        if self._future is None:
+            return
+        if self._registered is not None:
+            self._future.set_result(self._registered)
+        elif self._error is not None:
+            self._future.set_exception(self._error)
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, None
@@ -61,66 +91,63 @@ class Entry:
 
     def fail(self, error: BaseException) -> None:
         self.close()
-        with self.lock:
+        with _outcomes:
+            self._error = error
+            self._tell()
             is_lost = self.is_abandoned and not self.is_observed
-            self.outcome.set_exception(error)
         if is_lost:
-            _report(self, error)
+            self.report()
 
     def succeed(self, raw: dict[str, Any], opener: Callable[[Artifact], str]) -> None:
         self.close()
-        self.artifact.raw = dict(raw)
+        self.artifact.raw = raw
         registered = Artifact.from_wire(raw, self.artifact.artifact_id, opener)
         if self.item.get("version") in registered.labels:
             # The same bytes may have several; the one that was said is meant.
             registered.version = self.item["version"]
-        self.outcome.set_result(registered)
+        with _outcomes:
+            self._registered = registered
+            self._tell()
 
+    def abandon(self) -> None:
+        """Called when nobody can ask any more: an error must not go unheard because nobody waited."""
+        with _outcomes:
+            self.is_abandoned = True
+            is_lost = self._error is not None and not self.is_observed
+        if is_lost:
+            self.report()
 
-def _report(entry: Entry, error: BaseException) -> None:
-    _log.error("artifact %r of %s was not registered: %s", entry.artifact.artifact_id, entry.item["path"], error)
+    def report(self) -> None:
+        _log.error("artifact %r of %s was not registered: %s", self.artifact.artifact_id, self.item["path"], self._error)
 
 
 class Registration:
     """A registration that goes on by itself. Awaiting it, or ``result()``, waits until it is durable."""
 
+    __slots__ = ("__weakref__", "_entry")
+
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
 
-    def _observe(self) -> None:
-        with self._entry.lock:
-            self._entry.is_observed = True
-
     def __await__(self) -> Generator[Any, None, Artifact]:
-        self._observe()
-        return asyncio.wrap_future(self._entry.outcome).__await__()
+        return asyncio.wrap_future(self._entry.future()).__await__()
 
     def result(self, timeout: float | None = None) -> Artifact:
         """Waits, from code that is not asynchronous."""
-        self._observe()
-        return self._entry.outcome.result(timeout)
+        return self._entry.future().result(timeout)
 
     def done(self) -> bool:
-        return self._entry.outcome.done()
+        return self._entry.is_done
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._observe()
-        return self._entry.outcome.exception(timeout)
+        return self._entry.future().exception(timeout)
 
     def __repr__(self) -> str:
         state = "done" if self.done() else "on its way"
         return f"Registration({self._entry.artifact.artifact_id!r}, {state})"
 
     def __del__(self) -> None:
-        # Not observed and failed: an error must not go unheard because nobody waited.
-        entry = self._entry
-        with entry.lock:
-            entry.is_abandoned = True
-            if entry.is_observed or not entry.outcome.done():
-                return
-        error = entry.outcome.exception()
-        if error is not None:
-            _report(entry, error)
+        self._entry.abandon()
 
 
 def open_file(path: str) -> int | None:
@@ -146,7 +173,9 @@ class Registrar:
         _exit.after_fork(self._start_anew)
 
     def _start_anew(self) -> None:
-        # A fork copies no threads; what waits in the parent's queue is sent by the parent.
+        global _outcomes
+        # A fork copies no threads, which may have held the lock; what waits in the parent's queue is sent by the parent.
+        _outcomes = threading.RLock()
         self._queue: queue.Queue[Entry] = queue.Queue(_QUEUE_MAX)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -190,7 +219,7 @@ class Registrar:
         except BaseException as error:
             _log.exception("a batch of registrations")
             for entry in batch:
-                if not entry.outcome.done():
+                if not entry.is_done:
                     entry.fail(error)
         finally:
             for _ in batch:

@@ -112,6 +112,10 @@ class Artifacts:
             self.daemon.drive(operations.set_policy(name, policy.criteria(), int(every * 1000)))
         self._policy = policy
 
+    def remove_cleanup_policy(self, name: str = "python") -> None:
+        """Has the daemon no longer keep a policy. `PolicyNotFound` when there is none."""
+        self.daemon.drive(operations.remove_policy(name))
+
     def _criteria(self, policy: CleanupPolicy | None) -> dict[str, Any]:
         policy = policy or self._policy
         if policy is None:

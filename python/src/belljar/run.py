@@ -126,7 +126,6 @@ class Run:
         self._leash = leash
         self._outputs = outputs
         self._command = command
-        self._pid = os.getpid()
         self.run_id = str(started["run_id"])
         self.workspace_id = str(started["workspace_id"])
         self._result: RunResult | None = None
