@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -114,6 +115,38 @@ async def test_one_that_is_not_understood_does_not_take_the_others_with_it(artif
     outcomes = await asyncio.gather(*artifacts.register_artifacts(said), return_exceptions=True)
     assert isinstance(outcomes[3], errors.InvalidRequest)
     assert [o.artifact_id for o in outcomes if isinstance(o, Artifact)] == [f"together_{n}" for n in (0, 1, 2, 4, 5)]
+
+
+async def test_what_is_too_much_for_one_request_travels_in_several(artifacts: ArtifactManager, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    # The daemon takes 16 MiB at once, and 64 KiB of metadata for each.
+    said = []
+    for number in range(300):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(str(number))
+        said.append(Artifact(None, "much", str(path), {"text": "t" * 60_000, "n": number}, graph_id="much"))
+    outcomes = await asyncio.gather(*artifacts.register_artifacts(said), return_exceptions=True)
+    assert [o for o in outcomes if not isinstance(o, Artifact)] == []
+    (tmp_path / "huge").write_text("huge")
+    with pytest.raises(errors.TooLarge) as caught:
+        await artifacts.register_artifact(Artifact(None, "much", str(tmp_path / "huge"), {"text": "t" * 70_000}))
+    assert caught.value.code == "metadata-too-large"
+
+
+async def test_more_are_registered_than_descriptors_can_be_had(tmp_path: Path) -> None:
+    said = []
+    for number in range(300):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(str(number))
+        said.append(Artifact(None, "few", str(path), {"n": number}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, hard))
+    try:
+        outcomes = await asyncio.gather(*ArtifactManager().register_artifacts(said), return_exceptions=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [o for o in outcomes if not isinstance(o, Artifact)] == []
+    assert sum(o.size for o in outcomes if isinstance(o, Artifact)) == sum(len(str(n)) for n in range(300))
 
 
 @pytest.mark.parametrize("bad", [{"f": object()}, {"n": float("nan")}])

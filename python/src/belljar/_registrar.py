@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import queue
+import resource
 import stat
 import threading
 import time
@@ -25,11 +27,11 @@ from . import _exit, _mounted
 from . import _operations as operations
 from ._daemon import Daemon
 from .artifact import Artifact
-from .errors import ApiError, InvalidRequest, NoContent, from_problem
+from .errors import ApiError, InvalidRequest, NoContent, TooLarge, from_problem
 
 _log = logging.getLogger("belljar")
 
-#: Registrations that wait at most; each may hold a descriptor, of which a process usually has 1,024.
+#: Registrations that wait at most. Those that hold a descriptor are at most a quarter of what this process may have.
 _QUEUE_MAX = 512
 
 #: Most in one request: the daemon's bound.
@@ -47,13 +49,33 @@ _outcomes = threading.RLock()
 class Entry:
     """One registration, on its way."""
 
-    __slots__ = ("_error", "_future", "_registered", "artifact", "descriptor", "host_path", "is_abandoned", "is_observed", "item")
+    __slots__ = (
+        "_error",
+        "_future",
+        "_places",
+        "_registered",
+        "artifact",
+        "descriptor",
+        "host_path",
+        "is_abandoned",
+        "is_observed",
+        "item",
+    )
 
-    def __init__(self, item: dict[str, Any], artifact: Artifact, descriptor: int | None, host_path: str | None) -> None:
+    def __init__(
+        self,
+        item: dict[str, Any],
+        artifact: Artifact,
+        descriptor: int | None,
+        host_path: str | None,
+        places: threading.Semaphore | None = None,
+    ) -> None:
         self.item = item
         self.artifact = artifact
         self.descriptor = descriptor
         self.host_path = host_path
+        #: Where a place is given back with the descriptor.
+        self._places = places
         #: Somebody has asked for the outcome.
         self.is_observed = False
         #: Nobody can ask any more.
@@ -88,6 +110,8 @@ class Entry:
         descriptor, self.descriptor = self.descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+            if self._places is not None:
+                self._places.release()
 
     def fail(self, error: BaseException) -> None:
         self.close()
@@ -151,11 +175,13 @@ class Registration:
 
 
 def open_file(path: str) -> int | None:
-    """A regular file's descriptor for reading; None where there is none."""
+    """A regular file's descriptor for reading; None where there is none. Raises when this process can have no more."""
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         return None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -181,6 +207,9 @@ class Registrar:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._is_arranged = False
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        bound = _QUEUE_MAX if soft == resource.RLIM_INFINITY else min(_QUEUE_MAX, soft // 4)
+        self._places = threading.Semaphore(max(1, bound))
 
     def submit(self, entry: Entry) -> Registration:
         """Takes a registration. Waits only when the queue is full."""
@@ -229,13 +258,14 @@ class Registrar:
         """Registers a batch, and says of each entry what became of it."""
         try:
             results = self._exchange(batch)
-        except InvalidRequest as error:
+        except (InvalidRequest, TooLarge) as error:
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
-            # One of them is not understood, and the daemon refuses the request as a whole.
-            for entry in batch:
-                self.send([entry])
+            # One of them is not understood, or they are too much at once, and the daemon refuses the request as a whole.
+            middle = len(batch) // 2
+            self.send(batch[:middle])
+            self.send(batch[middle:])
             return
         except Exception as error:
             for entry in batch:
@@ -298,7 +328,22 @@ class Registrar:
             return Entry(item, artifact, None, None if is_held else place.host_path)
         if is_held or self._daemon.is_scoped:
             return Entry(item, artifact, None, None)
-        return Entry(item, artifact, open_file(place.path), None)
+        self._take_place()
+        try:
+            descriptor = open_file(place.path)
+        except BaseException:
+            self._places.release()
+            raise
+        if descriptor is None:
+            self._places.release()
+            return Entry(item, artifact, None, None)
+        return Entry(item, artifact, descriptor, None, self._places)
+
+    def _take_place(self) -> None:
+        """Waits until fewer entries hold descriptors: sending them needs some too."""
+        while not self._places.acquire(timeout=0.1):
+            if self._thread is None or not self._thread.is_alive():
+                self.flush()
 
     def _learn_mounts(self) -> None:
         """Looks where workspaces of other processes of this user are mounted."""
