@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,7 +102,7 @@ class Artifact:
         elif getattr(self, "artifact_id", None) not in aliases:
             self.artifact_id = aliases[0] if aliases else str(raw["id"])
         self.artifact_type = raw.get("type")
-        self.metadata = copy.deepcopy(dict(raw.get("metadata", {})))
+        self.metadata = dict(raw.get("metadata", {}))
         self.state = ArtifactState(raw["state"])
         self.labels = tuple(raw.get("labels", ()))
         # The label that its maker gave; where there are none or several, the daemon's number.
