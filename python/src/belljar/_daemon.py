@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -104,8 +105,9 @@ class Daemon:
             self._private.stop()
 
 
+@functools.cache
 def inside() -> str | None:
-    """The id of the workspace in whose sandbox this process runs, if it does."""
+    """The id of the workspace in whose sandbox this process runs, if it does. That never changes."""
     if os.environ.get("BELLJAR_RUN") and os.environ.get("BELLJAR_ROOT"):
         return os.environ.get("BELLJAR_WORKSPACE") or None
     return None

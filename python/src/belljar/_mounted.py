@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,11 +47,18 @@ def looks_mounted(path: str) -> bool:
     return "/workspaces/" in path and not is_known(path)
 
 
+@functools.cache
+def _root_inside() -> str | None:
+    """Where the workspace is for a process in a sandbox, with a slash. That never changes."""
+    root = os.environ.get("BELLJAR_ROOT")
+    return root.rstrip("/") + "/" if root and os.environ.get("BELLJAR_RUN") else None
+
+
 def place(path: str) -> Place:
     """Where a file is. Asks no file system."""
     absolute = os.path.abspath(path)
-    inside = os.environ.get("BELLJAR_ROOT")
-    if inside and os.environ.get("BELLJAR_RUN") and (absolute + "/").startswith(inside.rstrip("/") + "/"):
+    inside = _root_inside()
+    if inside is not None and (absolute + "/").startswith(inside):
         return Place(absolute)
     for root, mounted in tuple(_by_root.items()):
         if not absolute.startswith(root + "/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -148,9 +149,16 @@ def _open_registered(raw: Mapping[str, Any]) -> int | None:
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as JSON has it: times as text, numbers of numpy as numbers. What is neither is an error here, at the caller."""
-    text = json.dumps(dict(metadata), default=_plain_value, allow_nan=False)
-    result: dict[str, Any] = json.loads(text)
+    if all(type(key) is str and _is_plain(value) for key, value in metadata.items()):
+        return dict(metadata)
+    result: dict[str, Any] = json.loads(_ENCODER.encode(dict(metadata)))
     return result
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is the same in JSON, as most are; what is nested is left to the encoder."""
+    kind = type(value)
+    return value is None or kind is str or kind is int or kind is bool or (kind is float and math.isfinite(value))
 
 
 def _plain_value(value: Any) -> Any:
@@ -164,6 +172,9 @@ def _plain_value(value: Any) -> Any:
     if callable(item):
         return item()
     raise TypeError(f"metadata holds a {type(value).__name__}, which JSON has no form for: write it as text or numbers")
+
+
+_ENCODER = json.JSONEncoder(default=_plain_value, allow_nan=False)
 
 
 #: What stands in the way of deleting one artifact without being a failure of the clean-up.
