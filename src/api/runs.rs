@@ -209,7 +209,9 @@ fn may_miss(names: &[String]) -> Result<(BTreeSet<Limit>, Vec<LayerName>), ApiEr
     for name in names {
         if let Some(limit) = Limit::ALL.into_iter().find(|limit| limit.name() == name) {
             limits.insert(limit);
-        } else if let Some(layer) = LayerName::named(name) {
+        } else if let Some(layer) =
+            LayerName::OPTIONAL.into_iter().find(|layer| layer.as_str() == name)
+        {
             layers.push(layer);
         } else {
             let hint = match nearest(name, known()) {
