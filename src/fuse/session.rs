@@ -232,7 +232,13 @@ impl Session {
             .map_err(|source| SessionError::Attach { at: at.to_owned(), source })
     }
 
-    /// A mount of the same file system for a sandbox, attached nowhere. No request is sent to the server for it.
+    /// The mount itself, for the one sandbox that attaches it: kernels before 6.15 clone none that is attached nowhere
+    /// (fs/namespace.c, `__do_loopback`; 6.1 answers EINVAL).
+    pub fn hand_over_mount(&self) -> io::Result<OwnedFd> {
+        self.mount.try_clone()
+    }
+
+    /// Another mount of the same file system for a sandbox, of one that is attached. No request is sent to the server for it.
     pub fn clone_mount(&self) -> io::Result<OwnedFd> {
         mount::open_tree(self.mount.as_fd(), c"", OpenTree::CLONE)
     }

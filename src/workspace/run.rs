@@ -338,10 +338,10 @@ fn launch(
     let group = around.group.clone();
 
     let control = serve_control(&workspace, run.id, &user)?;
-    let control_mount = control.clone_mount();
+    let control_mount = control.hand_over_mount();
     around.control = Some(control);
     let control_mount = control_mount.map_err(|source| Error::Io {
-        doing: "clone the mount of the run's .belljar directory".to_owned(),
+        doing: "hand over the mount of the run's .belljar directory".to_owned(),
         source,
     })?;
     let api_directory = open_door(workspaces, run, around)?;
