@@ -46,8 +46,8 @@ impl Credentials {
     /// are the file system ids that the kernel sent along; groups and capabilities are read from `/proc/PID/status`, anew each
     /// time, because a process can change both at any moment.
     pub fn of_process(pid: u32, uid: u32, gid: u32) -> io::Result<Self> {
-        STATUS_FILES.with_borrow_mut(|files| {
-            let status = files.read(pid)?;
+        STATUS_FILE.with_borrow_mut(|file| {
+            let status = file.read(pid)?;
             // The name of the program, in the first line, may be of any bytes but a newline.
             let field = |name: &str| {
                 let mut lines = status.split(|byte| *byte == b'\n');
@@ -63,41 +63,35 @@ impl Credentials {
     }
 }
 
-/// `/proc/PID/status` of the processes that this thread was asked about last, open: reading it again from its beginning tells
+/// `/proc/PID/status` of the process that this thread was asked about last, open: reading it again from its beginning tells
 /// what is so at that moment, and opening it is what costs. An open one stands for the process and not for its number: when the
 /// process has ended, reading it fails with ESRCH, also when another has its number (fs/proc/base.c, `proc_single_show`).
-struct StatusFiles {
-    /// The one that was used last comes last.
-    open: Vec<(u32, File)>,
+/// One and no more: each thread of each workspace has it for good, and descriptors are few.
+struct StatusFile {
+    open: Option<(u32, File)>,
     text: Vec<u8>,
 }
-
-/// Files that are kept open by each thread that asks. Chosen: more processes seldom take turns at one thread.
-const STATUS_FILES_MAX: usize = 4;
 
 /// Read at once. The file has about 1,500 bytes and 11 for each group at most.
 const STATUS_BYTES_USUAL: usize = 4096;
 
 thread_local! {
-    static STATUS_FILES: RefCell<StatusFiles> =
-        const { RefCell::new(StatusFiles { open: Vec::new(), text: Vec::new() }) };
+    static STATUS_FILE: RefCell<StatusFile> =
+        const { RefCell::new(StatusFile { open: None, text: Vec::new() }) };
 }
 
-impl StatusFiles {
+impl StatusFile {
     fn read(&mut self, pid: u32) -> io::Result<&[u8]> {
-        if let Some(known) = self.open.iter().position(|(other, _)| *other == pid) {
-            let known = self.open.remove(known);
-            if self.fill(&known.1).is_ok() {
-                self.open.push(known);
-                return Ok(&self.text);
-            }
+        if let Some((other, file)) = self.open.take()
+            && other == pid
+            && self.fill(&file).is_ok()
+        {
+            self.open = Some((pid, file));
+            return Ok(&self.text);
         }
         let file = File::open(format!("/proc/{pid}/status"))?;
         self.fill(&file)?;
-        if self.open.len() >= STATUS_FILES_MAX {
-            self.open.remove(0);
-        }
-        self.open.push((pid, file));
+        self.open = Some((pid, file));
         Ok(&self.text)
     }
 
