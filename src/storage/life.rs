@@ -78,6 +78,18 @@ impl<T> Default for Names<T> {
     }
 }
 
+impl<T: ToString> Names<T> {
+    /// The names that are there after the change, sorted.
+    pub(super) fn applied_to(&self, there: &[String]) -> Vec<String> {
+        let mut names = there.to_vec();
+        names.extend(self.add.iter().map(T::to_string));
+        names.retain(|name| !self.remove.iter().any(|removed| removed.to_string() == *name));
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
 /// What is changed about one version, or its artifact. The default changes nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Amendment {

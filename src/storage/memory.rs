@@ -11,14 +11,15 @@ mod view;
 
 use super::life::{next_state, quarantine};
 use super::lineage::{Input, InputBounds, MadeFrom, Use, VersionKey};
+use super::row::{Arrival, Latest};
 use super::view::ViewCatalog;
 use super::{
     BlobBatch, BlobError, BlobStore, BlobWriter, Catalog, CatalogError, ContentCopy, Cursor,
-    Filter, LastSeen, Life, NamedContent, NewVersion, PlaceError, Placed, Registered,
-    SecretFinding, SecretSearch, Selected, Stamp, StoreEntry, StorePart, Tier, VersionPage,
-    VersionRow, Wanted, Which,
+    Filter, LastSeen, Life, NewVersion, PlaceError, Placed, Registered, SecretFinding,
+    SecretSearch, Selected, Stamp, StoreEntry, StorePart, Tier, VersionPage, VersionRow, Wanted,
+    Which,
 };
-use crate::model::artifact::{ArtifactState, Author, Origin};
+use crate::model::artifact::{ArtifactState, Author};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId};
 use crate::model::names::{Alias, Label};
@@ -215,64 +216,29 @@ impl Tables {
             .find(|row| row.owner_uid == new.owner_uid && row.host_path == new.host_path)
             .map(|row| row.id);
         let latest = known.and_then(|id| self.latest(id));
-        if let Some(latest) = latest {
-            let row = &self.rows[latest];
-            if row.state == ArtifactState::Ready
-                && row.digest == Some(new.digest)
-                && (row.content_kept || !new.content_kept)
-            {
-                let number = row.number;
+        let of_artifact = self.rows.iter().filter(|row| Some(row.id) == known);
+        let highest = of_artifact.map(|row| row.number).max().unwrap_or(0);
+        let seen = latest.map(|latest| Latest::of(&self.rows[latest], highest));
+        let (number, parent) = match (Arrival::of(new, seen.as_ref()), latest) {
+            (Arrival::Unchanged, Some(latest)) => {
+                let number = self.rows[latest].number;
                 self.note_production(new.run, latest, new.inputs);
                 self.note_secrets(&new.secrets, latest, &Author::Belljar);
                 return Registered::Unchanged(number);
             }
-        }
-        if let Some(held) = latest.filter(|&latest| self.rows[latest].held_open()) {
-            self.capture_into(held, new);
-            self.produced.extend(new.run.map(|run| (run, held)));
-            return Registered::Version(self.rows[held].number);
-        }
-        let highest =
-            self.rows.iter().filter(|row| Some(row.id) == known).map(|row| row.number).max();
-        let number = highest.unwrap_or(0) + 1;
+            (Arrival::IntoHeld, Some(held)) => {
+                self.capture_into(held, new);
+                self.produced.extend(new.run.map(|run| (run, held)));
+                return Registered::Version(self.rows[held].number);
+            }
+            (Arrival::Next { number, parent }, _) => (number, parent),
+            (Arrival::Unchanged | Arrival::IntoHeld, None) => {
+                unreachable!("only a file that is known has a version that an arrival may be of")
+            }
+        };
         self.note_production(new.run, self.rows.len(), new.inputs);
-        self.rows.push(VersionRow {
-            id: known.unwrap_or_else(ArtifactId::generate),
-            aliases: Vec::new(),
-            number,
-            parent: latest.map(|latest| self.rows[latest].number),
-            labels: Vec::new(),
-            tags: Vec::new(),
-            owner_uid: new.owner_uid,
-            host_path: new.host_path.clone(),
-            origin: Origin::Observed,
-            workspace: Some(new.workspace.clone()),
-            place: Some((new.mount.clone(), new.path.clone())),
-            run: new.run,
-            graph_id: new.graph_id.clone(),
-            node_id: new.node_id.clone(),
-            writer: new.writer.clone(),
-            artifact_type: new.artifact_type.clone(),
-            suspected: new.suspected.clone(),
-            mime: new.mime.clone(),
-            state: ArtifactState::Ready,
-            held: false,
-            pinned: false,
-            quarantined: false,
-            secret_scan: Some(new.secrets.outcome),
-            secrets_found: Vec::new(),
-            size: new.size,
-            digest: Some(new.digest),
-            content_kept: new.content_kept,
-            closes: new.closes,
-            metadata: new.metadata.clone(),
-            created_at: new.captured_at,
-            updated_at: new.captured_at,
-            deleted_at: None,
-            swept_at: None,
-            archived_at: None,
-            lost_at: None,
-        });
+        let id = known.unwrap_or_else(ArtifactId::generate);
+        self.rows.push(VersionRow::captured(new, id, number, parent));
         let position = self.rows.len() - 1;
         let kind = if number == 1 { "created" } else { "version" };
         self.tell(position, kind, &new.author(), json!({ "state": ArtifactState::Ready }));
@@ -321,8 +287,7 @@ impl Catalog for MemoryCatalog {
         let mut tables = self.tables();
         let register = |new: &NewVersion| {
             let registered = tables.register(new);
-            let content = NamedContent { digest: new.digest, size: new.size };
-            tables.queue_upload(new.content_kept.then_some(content), new.captured_at);
+            tables.queue_upload(new.kept_content(), new.captured_at);
             registered
         };
         Ok(batch.iter().map(register).collect())

@@ -15,6 +15,7 @@ pub mod lineage;
 pub mod memory;
 pub mod remote;
 pub mod retention;
+mod row;
 mod secrets;
 pub mod upload;
 pub mod view;
@@ -303,6 +304,11 @@ impl NewVersion {
             (None, Some(writer)) => Author::User(writer.uid),
             (None, None) => Author::Belljar,
         }
+    }
+
+    /// Its content, where that is kept.
+    pub(crate) fn kept_content(&self) -> Option<NamedContent> {
+        self.content_kept.then_some(NamedContent { digest: self.digest, size: self.size })
     }
 }
 

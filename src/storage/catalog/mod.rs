@@ -1,7 +1,12 @@
 //! Rows: the error that every catalog shares, and the catalogs.
 
+mod change;
+mod lineage;
 mod migrate;
+mod pool;
+mod row;
 pub mod sqlite;
+mod tables;
 
 use crate::model::artifact::ArtifactState;
 use crate::model::id::ArtifactId;

@@ -1,7 +1,7 @@
 //! The life of versions over the rows in memory.
 
 use super::{MemoryCatalog, Tables};
-use crate::model::artifact::{ArtifactState, Author, Origin};
+use crate::model::artifact::{ArtifactState, Author};
 use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
 use crate::model::names::{Alias, Label};
@@ -60,52 +60,22 @@ impl Tables {
     ) {
         let row = &mut self.rows[position];
         let digest = row.digest.filter(|_| row.content_kept);
-        row.state = next;
-        row.updated_at = Timestamp::now();
-        row.deleted_at = (next == ArtifactState::Deleted).then_some(row.updated_at);
-        row.archived_at = (next == ArtifactState::Archived).then_some(row.updated_at);
+        row.move_to(next, Timestamp::now());
         self.look_again(digest);
         self.tell(position, "state", author, told);
     }
 
     fn fill(&mut self, position: usize, content: &DeclaredContent) {
         let old = self.rows[position].digest;
-        let row = &mut self.rows[position];
-        (row.size, row.digest, row.content_kept) =
-            (content.size, Some(content.digest), content.kept);
-        row.suspected.clone_from(&content.suspected);
-        row.secret_scan = Some(content.secrets.outcome);
-        if old != Some(content.digest) {
-            self.look_again(old);
-        }
+        self.rows[position].fill(content);
+        self.look_again(old.filter(|old| *old != content.digest));
     }
 
     /// What was captured under a held version is that version's content.
     pub(super) fn capture_into(&mut self, position: usize, new: &NewVersion) {
-        let content = DeclaredContent {
-            digest: new.digest,
-            size: new.size,
-            kept: new.content_kept,
-            artifact_type: new.artifact_type.clone(),
-            suspected: new.suspected.clone(),
-            mime: new.mime.clone(),
-            metadata: new.metadata.clone(),
-            secrets: new.secrets.clone(),
-        };
-        self.fill(position, &content);
-        let row = &mut self.rows[position];
-        row.closes += new.closes;
-        row.workspace = Some(new.workspace.clone());
-        row.place = Some((new.mount.clone(), new.path.clone()));
-        row.run = new.run.or(row.run);
-        row.graph_id = row.graph_id.take().or_else(|| new.graph_id.clone());
-        row.node_id = row.node_id.take().or_else(|| new.node_id.clone());
-        row.writer.clone_from(&new.writer);
-        row.mime = row.mime.take().or_else(|| new.mime.clone());
-        let mut metadata = new.metadata.clone();
-        metadata.append(&mut row.metadata);
-        row.metadata = metadata;
-        row.updated_at = new.captured_at;
+        let old = self.rows[position].digest;
+        self.rows[position].capture(new);
+        self.look_again(old.filter(|old| *old != new.digest));
         self.tell(position, "updated", &new.author(), json!({ "content": new.digest }));
         self.note_secrets(&new.secrets, position, &Author::Belljar);
     }
@@ -126,31 +96,19 @@ impl Tables {
                 _ => {}
             }
         }
-        let count = |there: Vec<String>, add: Vec<String>, remove: Vec<String>| {
-            let mut all: std::collections::BTreeSet<String> = there.into_iter().collect();
-            all.extend(add);
-            all.retain(|name| !remove.contains(name));
-            all.len()
-        };
-        let texts = |names: &[Alias]| names.iter().map(Alias::to_string).collect::<Vec<_>>();
-        let there = self.aliases.iter().filter(|(_, of)| Some(**of) == id);
-        let aliases = there.map(|((_, alias), _)| alias.to_string()).collect();
-        if count(aliases, texts(&amendment.aliases.add), texts(&amendment.aliases.remove))
-            > NAMES_MAX
-        {
-            return Err(Refusal::TooMany { what: "aliases of an artifact" });
-        }
-        let texts = |names: &[Label]| names.iter().map(Label::to_string).collect::<Vec<_>>();
-        let there = self.labels.keys().filter(|(of, _)| Some(*of) == id);
-        let labels = there.map(|(_, label)| label.to_string()).collect();
-        if count(labels, texts(&amendment.labels.add), texts(&amendment.labels.remove)) > NAMES_MAX
-        {
-            return Err(Refusal::TooMany { what: "labels of an artifact" });
-        }
-        let tags = amendment.tags.add.iter().map(ToString::to_string).collect();
-        let removed = amendment.tags.remove.iter().map(ToString::to_string).collect();
-        if count(row.map(|row| row.tags.clone()).unwrap_or_default(), tags, removed) > NAMES_MAX {
-            return Err(Refusal::TooMany { what: "tags of a version" });
+        let aliases = self.aliases.iter().filter(|(_, of)| Some(**of) == id);
+        let aliases: Vec<String> = aliases.map(|((_, alias), _)| alias.to_string()).collect();
+        let labels = self.labels.keys().filter(|(of, _)| Some(*of) == id);
+        let labels: Vec<String> = labels.map(|(_, label)| label.to_string()).collect();
+        let tags = row.map(|row| row.tags.clone()).unwrap_or_default();
+        for (what, count) in [
+            ("aliases of an artifact", amendment.aliases.applied_to(&aliases).len()),
+            ("labels of an artifact", amendment.labels.applied_to(&labels).len()),
+            ("tags of a version", amendment.tags.applied_to(&tags).len()),
+        ] {
+            if count > NAMES_MAX {
+                return Err(Refusal::TooMany { what });
+            }
         }
         if let Some(patch) = &amendment.metadata {
             let content = match row {
@@ -200,27 +158,10 @@ impl Tables {
         let row = &mut self.rows[position];
         let before = row.clone();
         let content = life::content_for(&before, amendment);
-        if let Some(content) = content {
-            row.metadata = life::metadata_under(Some(&before), Some(content));
-            row.mime = row.mime.take().or_else(|| content.mime.clone());
-        }
-        row.artifact_type = amendment.artifact_type.clone().unwrap_or(row.artifact_type.clone());
-        row.mime = amendment.mime.clone().or(row.mime.take());
-        row.graph_id = amendment.graph_id.clone().or(row.graph_id.take());
-        row.node_id = amendment.node_id.clone().or(row.node_id.take());
-        row.parent = amendment.parent.or(row.parent);
-        row.tags.extend(amendment.tags.add.iter().map(ToString::to_string));
-        row.tags.retain(|tag| !amendment.tags.remove.iter().any(|removed| removed.as_str() == tag));
-        row.tags.sort();
-        row.tags.dedup();
-        if let Some(patch) = &amendment.metadata {
-            row.metadata = merge_metadata(&row.metadata, patch).expect("it was checked");
-        }
-        let changed = before != *row;
-        row.updated_at = at;
-        if changed {
-            let detail = life::changes(&before, &self.rows[position]);
-            self.tell(position, "updated", author, Value::Object(detail));
+        row.amend(amendment, at).expect("it was checked");
+        let changes = life::changes(&before, row);
+        if !changes.is_empty() {
+            self.tell(position, "updated", author, Value::Object(changes));
         }
         if let Some(content) = content {
             self.fill(position, content);
@@ -229,7 +170,6 @@ impl Tables {
             self.note_secrets(&content.secrets, position, author);
         }
         if amendment.ready && self.rows[position].held_open() {
-            self.rows[position].held = false;
             self.move_to(position, ArtifactState::Ready, author);
         }
     }
@@ -252,49 +192,11 @@ impl Tables {
         self.check(new.owner_uid, known, None, &life::declared_over(new))?;
         let of_artifact = self.rows.iter().filter(|row| Some(row.id) == known);
         let number = of_artifact.map(|row| row.number).max().unwrap_or(0) + 1;
-        let (workspace, place) = match new.place.clone() {
-            Some((workspace, mount, path)) => (Some(workspace), Some((mount, path))),
-            None => (None, None),
-        };
         let content = new.content.as_ref().filter(|_| !new.held);
-        let state = if new.held { ArtifactState::Creating } else { ArtifactState::Ready };
-        self.rows.push(VersionRow {
-            id: known.unwrap_or_else(ArtifactId::generate),
-            aliases: Vec::new(),
-            number,
-            parent: latest.map(|latest| self.rows[latest].number),
-            labels: Vec::new(),
-            tags: Vec::new(),
-            owner_uid: new.owner_uid,
-            host_path: new.host_path.clone(),
-            origin: Origin::Declared,
-            workspace,
-            place,
-            run: new.run,
-            graph_id: None,
-            node_id: None,
-            writer: None,
-            artifact_type: life::declared_type(new),
-            suspected: content.and_then(|content| content.suspected.clone()),
-            mime: content.and_then(|content| content.mime.clone()),
-            state,
-            held: new.held,
-            pinned: false,
-            quarantined: false,
-            secret_scan: content.map(|content| content.secrets.outcome),
-            secrets_found: Vec::new(),
-            size: content.map_or(0, |content| content.size),
-            digest: content.map(|content| content.digest),
-            content_kept: content.is_some_and(|content| content.kept),
-            closes: u64::from(content.is_some()),
-            metadata: life::metadata_under(None, content),
-            created_at: new.at,
-            updated_at: new.at,
-            deleted_at: None,
-            swept_at: None,
-            archived_at: None,
-            lost_at: None,
-        });
+        let id = known.unwrap_or_else(ArtifactId::generate);
+        let row = VersionRow::declared(new, id, number, latest.map(|at| self.rows[at].number));
+        let state = row.state;
+        self.rows.push(row);
         let position = self.rows.len() - 1;
         self.produced.extend(new.run.map(|run| (run, position)));
         let kind = if number == 1 { "created" } else { "version" };

@@ -7,13 +7,13 @@
 //! Locking: `writer` and `reader` are held for the length of one call and never both. Lists, which may take long, have
 //! connections of their own.
 
-mod declare;
 mod expression;
 mod function;
 mod life;
 mod lineage;
 mod list;
-mod policy;
+mod names;
+mod plans;
 mod readers;
 mod register;
 mod retention;
@@ -22,27 +22,33 @@ mod seen;
 mod statement;
 mod upload;
 mod view;
+mod write;
 
 use super::{CatalogError, migrate};
 use crate::model::artifact::{ArtifactState, Author};
 use crate::model::id::{ArtifactId, RunId};
-use crate::storage::life::{Life, Refusal, next_state};
+use crate::storage::catalog::change::Change;
+use crate::storage::catalog::lineage::{made_from, used_by};
+use crate::storage::catalog::row::version;
+use crate::storage::catalog::tables::Versions;
+use crate::storage::life::Life;
 use crate::storage::lineage::{Input, MadeFrom, Use, VersionKey};
-use crate::storage::retention::{NamedContent, Retention};
+use crate::storage::retention::Retention;
 use crate::storage::upload::{Destination, Uploads};
 use crate::storage::view::ViewCatalog;
 use crate::storage::{
     Catalog, Filter, LastSeen, NewVersion, Registered, Selected, VersionPage, VersionRow, Which,
 };
-use jiff::Timestamp;
+use lineage::Lineage;
 use readers::Readers;
 use register::register;
-use row::{COLUMNS, each_row, find, select};
+use row::{COLUMNS, find};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use write::Writing;
 
 /// How long a call waits for another process's transaction before it answers SQLITE_BUSY, which callers retry.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,27 +111,18 @@ impl SqliteCatalog {
     fn write<T>(
         &self,
         doing: &'static str,
-        act: impl FnOnce(&Transaction) -> Result<T, CatalogError>,
+        act: impl FnOnce(&Writing<'_>) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
         let mut writer = lock(&self.writer);
         let transaction =
             writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql(doing))?;
-        let outcome = act(&transaction)?;
+        let outcome = act(&Writing {
+            transaction: &transaction,
+            doing,
+            destination: self.destination.get(),
+        })?;
         transaction.commit().map_err(sql(doing))?;
         Ok(outcome)
-    }
-
-    /// Has a content sent that a version names since this transaction.
-    fn queue_upload(
-        &self,
-        transaction: &Transaction,
-        content: Option<NamedContent>,
-        now: Timestamp,
-    ) -> Result<(), CatalogError> {
-        if let (Some(destination), Some(content)) = (self.destination.get(), content) {
-            upload::queue(transaction, destination, content, now)?;
-        }
-        Ok(())
     }
 }
 
@@ -164,31 +161,16 @@ fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Notes which version is the latest after one of them was deleted or came back.
-fn follow_latest(transaction: &Transaction, id: ArtifactId) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "UPDATE artifact SET latest = coalesce( \
-                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk AND state <> 'DELETED'), \
-                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk)) \
-             FROM (SELECT pk FROM artifact WHERE id = ?1) AS pk_of WHERE artifact.pk = pk_of.pk",
-        )?
-        .execute([id.as_uuid().as_bytes()])
-        .map(drop)
-}
-
 impl Catalog for SqliteCatalog {
     fn register(&self, batch: &[NewVersion]) -> Result<Vec<Registered>, CatalogError> {
-        const DOING: &str = "register versions";
-        self.write(DOING, |transaction| {
-            let mut registered = Vec::with_capacity(batch.len());
-            for new in batch {
-                registered.push(register(transaction, new).map_err(sql(DOING))?);
-                let content = NamedContent { digest: new.digest, size: new.size };
-                let kept = new.content_kept.then_some(content);
-                self.queue_upload(transaction, kept, new.captured_at)?;
-            }
-            Ok(registered)
+        self.write("register versions", |tables| {
+            let each = |new: &NewVersion| {
+                let registered = register(tables, new)?;
+                new.kept_content()
+                    .map_or(Ok(()), |content| tables.queue_upload(content, new.captured_at))?;
+                Ok(registered)
+            };
+            batch.iter().map(each).collect()
         })
     }
 
@@ -213,49 +195,8 @@ impl Catalog for SqliteCatalog {
         next: ArtifactState,
         author: &Author,
     ) -> Result<Option<VersionRow>, CatalogError> {
-        const DOING: &str = "change the state of an artifact";
-        self.write(DOING, |transaction| {
-            let which = match selected {
-                Selected::Every => Which::Latest,
-                Selected::One(which) => which,
-            };
-            let Some(latest) = find(transaction, owner, id, which)? else { return Ok(None) };
-            let candidates = match selected {
-                Selected::One(_) => vec![latest.clone()],
-                Selected::Every => select(
-                    transaction,
-                    DOING,
-                    &format!(
-                        "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE a.id = ? \
-                         ORDER BY v.number"
-                    ),
-                    [id.as_uuid().as_bytes()],
-                )?,
-            };
-            let change =
-                life::Change { transaction, author, at: Timestamp::now(), doing: DOING };
-            let mut moved = None;
-            for (pk, row) in candidates {
-                match next_state(&row, next) {
-                    Ok(next) => {
-                        change.move_to(pk, &row, next)?;
-                        moved = Some(row.number);
-                    }
-                    Err(error @ CatalogError::Refused(Refusal::Pinned { .. })) => return Err(error),
-                    Err(_) => {}
-                }
-            }
-            let Some(number) = moved else {
-                let (_, row) = latest;
-                return Err(match next_state(&row, next) {
-                    Err(error) => error,
-                    Ok(to) => {
-                        CatalogError::IllegalTransition { id, number: row.number, from: row.state, to }
-                    }
-                });
-            };
-            follow_latest(transaction, id).map_err(sql(DOING))?;
-            Ok(find(transaction, owner, id, Which::Number(number))?.map(|(_, row)| row))
+        self.write("change the state of an artifact", |tables| {
+            Change::by(tables, author).change_state(owner, id, selected, next)
         })
     }
 
@@ -277,8 +218,7 @@ impl Catalog for SqliteCatalog {
         host_paths: &[Vec<u8>],
     ) -> Result<Vec<LastSeen>, CatalogError> {
         let reader = lock(&self.reader);
-        let look = |path: &Vec<u8>| seen::last_seen(&reader, owner_uid, path);
-        host_paths.iter().map(look).collect::<rusqlite::Result<_>>().map_err(sql("look up files"))
+        host_paths.iter().map(|path| seen::last_seen(&reader, owner_uid, path)).collect()
     }
 
     fn of_run(
@@ -294,7 +234,10 @@ impl Catalog for SqliteCatalog {
         let reader = lock(&self.reader);
         let run = run.as_uuid();
         let parameters = params![run.as_bytes(), limit];
-        each_row(&reader, "list a run's artifacts", &text, parameters, |_, row| each(row))
+        row::each(&reader, "list a run's artifacts", &text, parameters, |columns| {
+            each(version(columns)?.1);
+            Ok(())
+        })
     }
 
     fn views(&self) -> &dyn ViewCatalog {
@@ -302,15 +245,14 @@ impl Catalog for SqliteCatalog {
     }
 
     fn note_inputs(&self, inputs: &[Input]) -> Result<(), CatalogError> {
-        const DOING: &str = "note what a run read";
-        self.write(DOING, |transaction| lineage::note(transaction, inputs).map_err(sql(DOING)))
+        self.write("note what a run read", |tables| tables.note_inputs(inputs))
     }
 
     fn made_from(&self, version: VersionKey, limit: u32) -> Result<MadeFrom, CatalogError> {
-        lineage::made_from(&lock(&self.reader), version, limit)
+        made_from(&Lineage(&lock(&self.reader)), version, limit)
     }
 
     fn used_by(&self, version: VersionKey, limit: u32) -> Result<Vec<Use>, CatalogError> {
-        lineage::used_by(&lock(&self.reader), version, limit)
+        used_by(&Lineage(&lock(&self.reader)), version, limit)
     }
 }

@@ -1,13 +1,11 @@
 //! Connections for lists, which may take long: one each, so that a long question holds up nobody's look-ups, and a bound
 //! on how long it may take.
-//!
-//! Locking: `state` is held to take and to give back a connection, never while one is opened or used.
 
 use super::function;
 use crate::storage::catalog::CatalogError;
+use crate::storage::catalog::pool::Pool;
 use rusqlite::{Connection, ErrorCode};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most questions that are answered at once; others wait. Each connection has a cache of up to 2 MB. Chosen, not measured.
@@ -19,31 +17,13 @@ const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
-    state: Mutex<State>,
-    returned: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    idle: Vec<Connection>,
-    /// Idle, in use, or being opened.
-    connections: usize,
-}
-
-/// A connection for the time of one question.
-struct Lease<'a> {
-    readers: &'a Readers,
-    connection: Option<Connection>,
+    pool: Pool<Connection>,
 }
 
 impl Readers {
     /// Connections are opened when they are needed.
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), state: Mutex::default(), returned: Condvar::new() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { path: path.to_owned(), pool: Pool::new(CONNECTIONS_MAX) }
     }
 
     /// Asks on a connection of its own. The time to wait for one counts too.
@@ -53,13 +33,12 @@ impl Readers {
         question: impl FnOnce(&Connection) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
         let give_up = Instant::now() + patience;
-        let mut lease = self.lease(give_up).ok_or(CatalogError::TooSlow { patience })??;
-        let connection =
-            lease.connection.as_mut().expect("a lease has its connection until it ends");
+        let leased = self.pool.lease(give_up, || self.open());
+        let mut connection = leased.ok_or(CatalogError::TooSlow { patience })??;
         let watch = move || Instant::now() >= give_up;
         let bounded = |source| CatalogError::Sql { doing: "bound the time of a question", source };
         connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(watch)).map_err(bounded)?;
-        question(connection).map_err(|error| match error {
+        question(&connection).map_err(|error| match error {
             CatalogError::Sql { source, .. }
                 if source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
             {
@@ -67,30 +46,6 @@ impl Readers {
             }
             other => other,
         })
-    }
-
-    /// Nothing when none became free in time.
-    fn lease(&self, give_up: Instant) -> Option<Result<Lease<'_>, CatalogError>> {
-        let mut state = self.state();
-        loop {
-            if let Some(connection) = state.idle.pop() {
-                return Some(Ok(Lease { readers: self, connection: Some(connection) }));
-            }
-            if state.connections < CONNECTIONS_MAX {
-                break;
-            }
-            let left = give_up.checked_duration_since(Instant::now())?;
-            (state, _) =
-                self.returned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.connections += 1;
-        drop(state);
-        // The lease gives the place back when opening fails.
-        let mut lease = Lease { readers: self, connection: None };
-        Some(self.open().map(|connection| {
-            lease.connection = Some(connection);
-            lease
-        }))
     }
 
     fn open(&self) -> Result<Connection, CatalogError> {
@@ -101,17 +56,6 @@ impl Readers {
         };
         prepare().map_err(|source| CatalogError::Open { path: self.path.clone(), source })?;
         Ok(connection)
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        let mut state = self.readers.state();
-        match self.connection.take() {
-            Some(connection) => state.idle.push(connection),
-            None => state.connections -= 1,
-        }
-        self.readers.returned.notify_one();
     }
 }
 
@@ -140,7 +84,7 @@ mod tests {
             let one = readers.ask(Duration::from_secs(10), |c| count(c, "SELECT 1"));
             assert_eq!(one.expect("answered"), 1);
         }
-        assert_eq!(readers.state().connections, 1, "one at a time needs one connection");
+        assert_eq!(readers.pool.connections(), 1, "one at a time needs one connection");
     }
 
     #[test]

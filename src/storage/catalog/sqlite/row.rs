@@ -1,19 +1,13 @@
-//! Reading rows: from a statement's columns to a [`VersionRow`].
+//! Reading rows of SQLite: their columns as every catalog names them, and the statements that bring them.
 
-use super::{integer, sql};
-use crate::model::artifact::ArtifactType;
-use crate::model::digest::Digest;
+use super::sql;
 use crate::model::id::ArtifactId;
-use crate::model::path::VirtualPath;
-use crate::storage::catalog::CatalogError;
-use crate::storage::{Process, SecretFinding, VersionRow, Which};
-use jiff::Timestamp;
+use crate::storage::catalog::row::{Columns, version};
+use crate::storage::catalog::tables::{Answer, Stored};
+use crate::storage::{VersionRow, Which};
 use rusqlite::types::FromSql;
-use rusqlite::{Connection, Row, params};
-use std::ffi::OsStr;
-use std::fmt::Display;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
 
 /// What a statement selects that is read with [`select`], from `version v JOIN artifact a`. Names are the readers'.
 ///
@@ -27,15 +21,107 @@ pub(super) const COLUMNS: &str = "v.pk, a.id, v.number, v.parent, v.origin, v.ow
      (SELECT json_group_array(name) FROM label WHERE version = v.pk) AS labels, \
      (SELECT json_group_array(name) FROM tag WHERE version = v.pk) AS tags";
 
+/// One row of a statement.
+pub(super) struct SqliteRow<'a> {
+    row: &'a Row<'a>,
+    doing: &'static str,
+}
+
+impl SqliteRow<'_> {
+    fn get<T: FromSql>(&self, name: &str) -> Answer<T> {
+        self.row.get(name).map_err(sql(self.doing))
+    }
+}
+
+impl Columns for SqliteRow<'_> {
+    fn text(&self, name: &str) -> Answer<Option<String>> {
+        self.get(name)
+    }
+
+    fn bytes(&self, name: &str) -> Answer<Option<Vec<u8>>> {
+        self.get(name)
+    }
+
+    fn integer(&self, name: &str) -> Answer<Option<i64>> {
+        self.get(name)
+    }
+
+    fn flag(&self, name: &str) -> Answer<bool> {
+        self.get(name)
+    }
+
+    fn uuid(&self, name: &str) -> Answer<Option<Uuid>> {
+        Ok(self.get::<Option<[u8; 16]>>(name)?.map(Uuid::from_bytes))
+    }
+}
+
+/// Runs a statement and tells of its rows one at a time.
+pub(super) fn each(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+    mut each: impl FnMut(&SqliteRow<'_>) -> Answer<()>,
+) -> Answer<()> {
+    let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
+    let mut rows = statement.query(parameters).map_err(sql(doing))?;
+    while let Some(row) = rows.next().map_err(sql(doing))? {
+        each(&SqliteRow { row, doing })?;
+    }
+    Ok(())
+}
+
+/// Runs a statement and reads each of its rows.
+pub(super) fn collect<T>(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+    read: impl Fn(&SqliteRow<'_>) -> Answer<T>,
+) -> Answer<Vec<T>> {
+    let mut found = Vec::new();
+    each(connection, doing, text, parameters, |row| {
+        found.push(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Runs a statement that selects [`COLUMNS`]; each row comes with its version's key.
+pub(super) fn select(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+) -> Answer<Vec<Stored>> {
+    collect(connection, doing, text, parameters, |row| version(row))
+}
+
+/// The rows without their keys.
+pub(super) fn rows(stored: Vec<Stored>) -> Vec<VersionRow> {
+    stored.into_iter().map(|(_, row)| row).collect()
+}
+
+/// The one value of the one row, when there is one.
+pub(super) fn value<T: FromSql>(
+    connection: &Connection,
+    doing: &'static str,
+    text: &str,
+    parameters: impl rusqlite::Params,
+) -> Answer<Option<T>> {
+    let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
+    statement.query_row(parameters, |row| row.get(0)).optional().map_err(sql(doing))
+}
+
 pub(super) fn find(
     connection: &Connection,
     owner: Option<u32>,
     id: ArtifactId,
     which: Which,
-) -> Result<Option<(i64, VersionRow)>, CatalogError> {
+) -> Answer<Option<Stored>> {
     let number = match which {
         Which::Latest => None,
-        Which::Number(number) => Some(integer(number)),
+        Which::Number(number) => Some(super::integer(number)),
     };
     let text = format!(
         "SELECT {COLUMNS} FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = coalesce(?3, a.latest) \
@@ -46,147 +132,44 @@ pub(super) fn find(
     Ok(select(connection, "look up an artifact", &text, parameters)?.pop())
 }
 
-/// Runs a statement that selects [`COLUMNS`]; each row comes with its version's key.
-pub(super) fn select(
+/// The latest version of a file.
+pub(super) fn at_path(
     connection: &Connection,
-    doing: &'static str,
-    text: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<(i64, VersionRow)>, CatalogError> {
-    let mut found = Vec::new();
-    each_row(connection, doing, text, parameters, |pk, row| found.push((pk, row)))?;
-    Ok(found)
+    owner: u32,
+    host_path: &[u8],
+) -> Answer<Option<Stored>> {
+    let text = format!(
+        "SELECT {COLUMNS} FROM artifact a JOIN version v ON v.artifact = a.pk AND v.number = a.latest \
+         WHERE a.owner_uid = ? AND a.host_path = ?"
+    );
+    Ok(select(connection, "look up a path", &text, params![owner, host_path])?.pop())
 }
 
-/// The same, one row at a time.
-pub(super) fn each_row(
+/// Versions that name a content and keep it.
+pub(super) fn naming(
     connection: &Connection,
-    doing: &'static str,
-    text: &str,
-    parameters: impl rusqlite::Params,
-    mut each: impl FnMut(i64, VersionRow),
-) -> Result<(), CatalogError> {
-    let mut statement = connection.prepare_cached(text).map_err(sql(doing))?;
-    let mut rows = statement.query(parameters).map_err(sql(doing))?;
-    while let Some(row) = rows.next().map_err(sql(doing))? {
-        let (pk, version) = read(&Columns { row, doing })?;
-        each(pk, version);
-    }
-    Ok(())
+    owner: Option<u32>,
+    digest: &crate::model::digest::Digest,
+    limit: u32,
+) -> Answer<Vec<Stored>> {
+    let text = format!(
+        "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact \
+         WHERE v.digest = ?1 AND v.content_kept AND v.swept_at IS NULL AND (?2 IS NULL OR v.owner_uid = ?2) LIMIT ?3"
+    );
+    let parameters = params![digest.as_bytes(), owner, limit];
+    select(connection, "look who names a content", &text, parameters)
 }
 
-/// The version in one row of a statement that selects more than [`COLUMNS`].
-pub(super) fn read_at(row: &Row<'_>, doing: &'static str) -> Result<VersionRow, CatalogError> {
-    Ok(read(&Columns { row, doing })?.1)
-}
-
-pub(super) struct Columns<'a> {
-    pub row: &'a Row<'a>,
-    pub doing: &'static str,
-}
-
-fn parse<T, E: Display>(parsed: Result<T, E>) -> Result<T, CatalogError> {
-    parsed.map_err(|error| CatalogError::Damaged { what: error.to_string() })
-}
-
-pub(super) fn uuid<T: std::str::FromStr<Err = crate::model::id::InvalidId>>(
-    bytes: [u8; 16],
-) -> Result<T, CatalogError> {
-    parse(uuid::Uuid::from_bytes(bytes).to_string().parse())
-}
-
-impl Columns<'_> {
-    pub fn get<T: FromSql>(&self, name: &str) -> Result<T, CatalogError> {
-        self.row.get(name).map_err(sql(self.doing))
-    }
-
-    fn text(&self, name: &str) -> Result<String, CatalogError> {
-        self.get(name)
-    }
-
-    pub fn count(&self, name: &str) -> Result<u64, CatalogError> {
-        Ok(self.get::<i64>(name)?.unsigned_abs())
-    }
-
-    fn time(&self, name: &str) -> Result<Option<Timestamp>, CatalogError> {
-        let microseconds: Option<i64> = self.get(name)?;
-        microseconds.map(|time| parse(Timestamp::from_microsecond(time))).transpose()
-    }
-
-    pub fn needed_time(&self, name: &str) -> Result<Timestamp, CatalogError> {
-        parse(Timestamp::from_microsecond(self.get(name)?))
-    }
-
-    fn list(&self, name: &str) -> Result<Vec<String>, CatalogError> {
-        parse(serde_json::from_str(&self.text(name)?))
-    }
-}
-
-fn findings(columns: &Columns<'_>) -> Result<Vec<SecretFinding>, CatalogError> {
-    let text = columns.text("findings")?;
-    let found: Vec<(String, String, u64)> = parse(serde_json::from_str(&text))?;
-    let finding = |(secret, encoding, position): (String, String, u64)| {
-        Ok(SecretFinding { secret: parse(secret.parse())?, encoding, position })
-    };
-    found.into_iter().map(finding).collect()
-}
-
-fn read(columns: &Columns<'_>) -> Result<(i64, VersionRow), CatalogError> {
-    let run: Option<[u8; 16]> = columns.get("run")?;
-    let workspace: Option<String> = columns.get("workspace")?;
-    let place =
-        match (columns.get::<Option<String>>("mount")?, columns.get::<Option<Vec<u8>>>("path")?) {
-            (Some(mount), Some(path)) => {
-                let path = VirtualPath::parse(Path::new(OsStr::from_bytes(&path)));
-                Some((parse(mount.parse())?, parse(path)?))
-            }
-            _ => None,
-        };
-    let writer = match (columns.get("writer_pid")?, columns.get("writer_uid")?) {
-        (Some(pid), Some(uid)) => {
-            Some(Process { pid, uid, command: columns.get("writer_command")? })
-        }
-        _ => None,
-    };
-    let version = VersionRow {
-        id: uuid(columns.get("id")?)?,
-        aliases: columns.list("aliases")?,
-        number: columns.count("number")?,
-        parent: columns.get::<Option<i64>>("parent")?.map(i64::unsigned_abs),
-        labels: columns.list("labels")?,
-        tags: columns.list("tags")?,
-        owner_uid: columns.get("owner_uid")?,
-        host_path: columns.get("host_path")?,
-        origin: parse(columns.text("origin")?.parse())?,
-        workspace: workspace.map(|workspace| parse(workspace.parse())).transpose()?,
-        place,
-        run: run.map(uuid).transpose()?,
-        graph_id: columns.get("graph_id")?,
-        node_id: columns.get("node_id")?,
-        writer,
-        artifact_type: ArtifactType::new(columns.text("type")?),
-        suspected: columns.get::<Option<String>>("suspected")?.map(ArtifactType::new),
-        mime: columns.get("mime")?,
-        state: parse(columns.text("state")?.parse())?,
-        held: columns.get("held")?,
-        pinned: columns.get("pinned")?,
-        quarantined: columns.get("quarantined")?,
-        size: columns.count("size")?,
-        digest: columns.get::<Option<[u8; 32]>>("digest")?.map(Digest::from_bytes),
-        content_kept: columns.get("content_kept")?,
-        closes: columns.count("closes")?,
-        metadata: parse(serde_json::from_str(&columns.text("metadata")?))?,
-        secret_scan: columns
-            .get::<Option<String>>("secret_scan")?
-            .map(|outcome| parse(outcome.parse()))
-            .transpose()?,
-        secrets_found: findings(columns)?,
-        created_at: columns.needed_time("created_at")?,
-        updated_at: columns.needed_time("updated_at")?,
-        deleted_at: columns.time("deleted_at")?,
-        swept_at: columns.time("swept_at")?,
-        archived_at: columns.time("archived_at")?,
-        lost_at: columns.time("lost_at")?,
-    };
-    Ok((columns.get("pk")?, version))
+/// Versions that were deleted before that time and can be given up.
+pub(super) fn due_for_sweep(
+    connection: &Connection,
+    deleted_before: jiff::Timestamp,
+    limit: u32,
+) -> Answer<Vec<Stored>> {
+    let text = format!(
+        "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact \
+         WHERE v.deleted_at < ? AND v.state = 'DELETED' AND v.swept_at IS NULL AND v.pinned = 0 LIMIT ?"
+    );
+    let parameters = params![deleted_before.as_microsecond(), limit];
+    select(connection, "sweep deleted versions", &text, parameters)
 }

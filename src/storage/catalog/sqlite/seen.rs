@@ -1,8 +1,11 @@
 //! What registered files looked like when they were registered last.
 
 use super::integer;
+use super::row::collect;
+use crate::storage::catalog::row;
+use crate::storage::catalog::tables::Answer;
 use crate::storage::{LastSeen, Stamp};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 /// A stamp as an artifact's columns; nothing where it was not noted.
 pub(super) struct Seen {
@@ -46,21 +49,9 @@ pub(super) fn last_seen(
     connection: &Connection,
     owner_uid: u32,
     host_path: &[u8],
-) -> rusqlite::Result<LastSeen> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seen_inode, seen_size, seen_mtime, seen_ctime FROM artifact WHERE owner_uid = ? AND host_path = ?",
-    )?;
-    let found = statement.query_row(params![owner_uid, host_path], |row| {
-        let stamp = match (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?) {
-            (Some(inode), Some(size), Some(mtime_ns), Some(ctime_ns)) => Some(Stamp {
-                inode: i64::cast_unsigned(inode),
-                size: i64::cast_unsigned(size),
-                mtime_ns,
-                ctime_ns,
-            }),
-            _ => None,
-        };
-        Ok(stamp.map_or(LastSeen::Unnoted, LastSeen::As))
-    });
-    Ok(found.optional()?.unwrap_or(LastSeen::Never))
+) -> Answer<LastSeen> {
+    let text = "SELECT seen_inode, seen_size, seen_mtime, seen_ctime FROM artifact WHERE owner_uid = ? AND host_path = ?";
+    let parameters = params![owner_uid, host_path];
+    let found = collect(connection, "look up files", text, parameters, |row| row::seen(row))?.pop();
+    Ok(found.unwrap_or(LastSeen::Never))
 }

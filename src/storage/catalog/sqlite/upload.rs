@@ -1,9 +1,9 @@
 //! Uploads in SQLite: queued with the rows that need them, taken, settled, and given up.
 
-use super::retention::{damaged, time};
 use super::{SqliteCatalog, integer, lock, sql};
 use crate::model::digest::Digest;
 use crate::storage::CatalogError;
+use crate::storage::catalog::row::damaged;
 use crate::storage::retention::NamedContent;
 use crate::storage::upload::{
     Amount, Destination, GivenUp, QUARANTINE_PAUSE, QueueRow, Queued, REMOVAL_PAUSE, Sent,
@@ -51,6 +51,10 @@ fn digest(row: &Row<'_>) -> rusqlite::Result<Digest> {
 
 fn named_content(row: &Row<'_>) -> rusqlite::Result<NamedContent> {
     Ok(NamedContent { digest: digest(row)?, size: row.get::<_, i64>(1)?.unsigned_abs() })
+}
+
+fn time(microseconds: i64) -> Result<Timestamp, CatalogError> {
+    Timestamp::from_microsecond(microseconds).map_err(damaged)
 }
 
 fn state_of(text: &str) -> Result<UploadState, CatalogError> {
@@ -255,7 +259,8 @@ impl Uploads for SqliteCatalog {
     }
 
     fn note_node(&self, to: &Destination, now: Timestamp) -> Result<bool, CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             execute(
                 transaction,
                 "INSERT INTO node (node, remote, place, seen_at) VALUES (?, ?, ?, ?) \
@@ -268,7 +273,8 @@ impl Uploads for SqliteCatalog {
     }
 
     fn node_filled(&self, to: &Destination) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let text = "UPDATE node SET filled = 1 WHERE node = ? AND remote = ?";
             execute(transaction, text, params![to.node.as_bytes(), to.remote]).map(drop)
         })
@@ -280,7 +286,8 @@ impl Uploads for SqliteCatalog {
         contents: &[NamedContent],
         now: Timestamp,
     ) -> Result<u64, CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let mut count = 0;
             for content in contents {
                 if naming(transaction, &content.digest)?.is_some() {
@@ -298,7 +305,8 @@ impl Uploads for SqliteCatalog {
         has_local: bool,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let text = "DELETE FROM remote_copy WHERE digest = ? AND remote = ?";
             execute(transaction, text, params![content.digest.as_bytes(), to.remote])?;
             if !has_local {
@@ -323,7 +331,7 @@ impl Uploads for SqliteCatalog {
         if due(&lock(&self.reader), to, now, 1)?.is_empty() {
             return Ok(Vec::new());
         }
-        self.write(DOING, |transaction| take(transaction, to, holder, now, limit))
+        self.write(DOING, |tables| take(tables.transaction, to, holder, now, limit))
     }
 
     fn settle(
@@ -333,7 +341,8 @@ impl Uploads for SqliteCatalog {
         outcomes: &[(Upload, Sent)],
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             outcomes.iter().try_for_each(|outcome| settle(transaction, to, holder, outcome, now))
         })
     }
@@ -348,7 +357,8 @@ impl Uploads for SqliteCatalog {
     }
 
     fn let_go(&self, to: &Destination, holder: Uuid) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let text = "UPDATE upload SET holder = NULL, state = CASE WHEN last_error IS NULL THEN 'waiting' ELSE 'failed' END \
                  WHERE node = ? AND remote = ? AND holder = ?";
             let parameters = params![to.node.as_bytes(), to.remote, holder.as_bytes()];
@@ -357,7 +367,8 @@ impl Uploads for SqliteCatalog {
     }
 
     fn hurry(&self, to: &Destination, now: Timestamp) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let text = "UPDATE upload SET next_at = ?3 WHERE node = ?1 AND remote = ?2 AND holder IS NULL AND next_at > ?3";
             let parameters = params![to.node.as_bytes(), to.remote, now.as_microsecond()];
             execute(transaction, text, parameters).map(drop)
@@ -491,7 +502,7 @@ impl Uploads for SqliteCatalog {
         if naming(&lock(&self.reader), digest)?.is_some() {
             return Ok(GivenUp::Nothing);
         }
-        self.write(DOING, |transaction| give_up(transaction, digest, also, now))
+        self.write(DOING, |tables| give_up(tables.transaction, digest, also, now))
     }
 
     fn take_removals(
@@ -508,7 +519,8 @@ impl Uploads for SqliteCatalog {
         if due(&lock(&self.reader))?.is_empty() {
             return Ok(Vec::new());
         }
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let taken = due(transaction)?;
             for digest in &taken {
                 let text = "UPDATE remote_removal SET next_at = ? WHERE remote = ? AND digest = ?";
@@ -520,7 +532,8 @@ impl Uploads for SqliteCatalog {
     }
 
     fn removed(&self, remote: &str, digest: &Digest) -> Result<(), CatalogError> {
-        self.write(DOING, |transaction| {
+        self.write(DOING, |tables| {
+            let transaction = tables.transaction;
             let text = "DELETE FROM remote_removal WHERE remote = ? AND digest = ?";
             execute(transaction, text, params![remote, digest.as_bytes()]).map(drop)
         })

@@ -1,11 +1,10 @@
 //! Reading what is shown as files: one range of an index for each page.
 
-use super::row::{Columns, uuid};
+use super::row::collect;
 use super::{SqliteCatalog, integer, lock, sql};
 use crate::model::artifact::Shelf;
-use crate::model::digest::Digest;
 use crate::model::id::ArtifactId;
-use crate::storage::catalog::CatalogError;
+use crate::storage::catalog::{CatalogError, row};
 use crate::storage::view::{Scope, ShownVersion, Stretch, ViewCatalog, Words};
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params_from_iter};
@@ -38,26 +37,7 @@ impl SqliteCatalog {
         text: &str,
         values: Vec<Value>,
     ) -> Result<Vec<ShownVersion>, CatalogError> {
-        let reader = lock(&self.reader);
-        let mut statement = reader.prepare_cached(text).map_err(sql(DOING))?;
-        let mut rows = statement.query(params_from_iter(values)).map_err(sql(DOING))?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(sql(DOING))? {
-            let columns = Columns { row, doing: DOING };
-            found.push(ShownVersion {
-                key: columns.get("pk")?,
-                id: uuid(columns.get("id")?)?,
-                number: columns.count("number")?,
-                latest: columns.get("latest")?,
-                path: columns.get("path")?,
-                host_path: columns.get("host_path")?,
-                size: columns.count("size")?,
-                digest: Digest::from_bytes(columns.get("digest")?),
-                quarantined: columns.get("quarantined")?,
-                created_at: columns.needed_time("created_at")?,
-            });
-        }
-        Ok(found)
+        collect(&lock(&self.reader), DOING, text, params_from_iter(values), |row| row::shown(row))
     }
 }
 
@@ -148,15 +128,9 @@ impl ViewCatalog for SqliteCatalog {
                   AND v.artifact > ?3 AND {SHOWN} ORDER BY v.artifact LIMIT ?4) AS found \
              JOIN artifact a ON a.pk = found.artifact ORDER BY a.pk"
         );
-        let reader = lock(&self.reader);
-        let mut statement = reader.prepare_cached(&text).map_err(sql(DOING))?;
-        let mut rows = statement.query(params_from_iter(values)).map_err(sql(DOING))?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next().map_err(sql(DOING))? {
-            let columns = Columns { row, doing: DOING };
-            found.push((columns.get("pk")?, uuid(columns.get("id")?)?));
-        }
-        Ok(found)
+        collect(&lock(&self.reader), DOING, &text, params_from_iter(values), |row| {
+            Ok((row::integer(row, "pk")?, row::artifact(row)?))
+        })
     }
 
     fn shown_versions(

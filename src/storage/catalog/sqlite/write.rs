@@ -1,0 +1,248 @@
+//! Writing versions in SQLite, in a transaction of the caller.
+
+use super::row::{COLUMNS, at_path, due_for_sweep, find, naming, select, value};
+use super::{integer, sql, upload};
+use crate::model::digest::Digest;
+use crate::model::id::{ArtifactId, RunId};
+use crate::storage::catalog::tables::{Answer, Stored, Told, Versions};
+use crate::storage::lineage::{Input, InputBounds};
+use crate::storage::retention::NamedContent;
+use crate::storage::upload::Destination;
+use crate::storage::{SecretFinding, VersionRow, Which};
+use jiff::Timestamp;
+use rusqlite::{Transaction, params};
+use serde_json::Value;
+
+/// A transaction that writes, and what for.
+pub(super) struct Writing<'a> {
+    pub transaction: &'a Transaction<'a>,
+    pub doing: &'static str,
+    /// Where contents are to be sent.
+    pub destination: Option<&'a Destination>,
+}
+
+impl Writing<'_> {
+    pub fn execute(&self, text: &str, parameters: impl rusqlite::Params) -> Answer<usize> {
+        let statement = self.transaction.prepare_cached(text);
+        statement.and_then(|mut s| s.execute(parameters)).map_err(sql(self.doing))
+    }
+
+    pub fn value<T: rusqlite::types::FromSql>(
+        &self,
+        text: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Answer<Option<T>> {
+        value(self.transaction, self.doing, text, parameters)
+    }
+}
+
+impl Versions for Writing<'_> {
+    fn find(&self, owner: Option<u32>, id: ArtifactId, which: Which) -> Answer<Option<Stored>> {
+        find(self.transaction, owner, id, which)
+    }
+
+    fn at_path(&self, owner: u32, host_path: &[u8]) -> Answer<Option<Stored>> {
+        at_path(self.transaction, owner, host_path)
+    }
+
+    fn by_key(&self, version: i64) -> Answer<Option<Stored>> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE v.pk = ?"
+        );
+        Ok(select(self.transaction, self.doing, &text, [version])?.pop())
+    }
+
+    fn of_artifact(&self, id: ArtifactId) -> Answer<Vec<Stored>> {
+        let text = format!(
+            "SELECT {COLUMNS} FROM version v JOIN artifact a ON a.pk = v.artifact WHERE a.id = ? ORDER BY v.number"
+        );
+        select(self.transaction, self.doing, &text, [id.as_uuid().as_bytes()])
+    }
+
+    fn naming(&self, digest: &Digest) -> Answer<Vec<Stored>> {
+        naming(self.transaction, None, digest, u32::MAX)
+    }
+
+    fn due_for_sweep(&self, deleted_before: Timestamp, limit: u32) -> Answer<Vec<Stored>> {
+        due_for_sweep(self.transaction, deleted_before, limit)
+    }
+
+    fn newest(&self, id: ArtifactId) -> Answer<u64> {
+        let text = "SELECT max(number) FROM version WHERE artifact = (SELECT pk FROM artifact WHERE id = ?)";
+        let newest: Option<Option<i64>> = self.value(text, [id.as_uuid().as_bytes()])?;
+        Ok(newest.flatten().unwrap_or(0).unsigned_abs())
+    }
+
+    fn write(&self, version: i64, row: &VersionRow) -> Answer<()> {
+        self.execute(
+            "UPDATE version SET parent = ?2, type = ?3, suspected = ?4, mime = ?5, state = ?6, held = ?7, pinned = ?8, \
+                 quarantined = ?9, size = ?10, digest = ?11, content_kept = ?12, closes = ?13, workspace = ?14, mount = ?15, \
+                 path = ?16, run = ?17, graph_id = ?18, node_id = ?19, writer_pid = ?20, writer_uid = ?21, \
+                 writer_command = ?22, metadata = ?23, updated_at = ?24, deleted_at = ?25, swept_at = ?26, \
+                 archived_at = ?27, lost_at = ?28, secret_scan = ?29 WHERE pk = ?1",
+            params![
+                version,
+                row.parent.map(integer),
+                row.artifact_type.as_str(),
+                row.suspected.as_ref().map(|suspected| suspected.as_str()),
+                row.mime,
+                row.state.as_str(),
+                row.held,
+                row.pinned,
+                row.quarantined,
+                integer(row.size),
+                row.digest.as_ref().map(Digest::as_bytes),
+                row.content_kept,
+                integer(row.closes),
+                row.workspace.as_ref().map(|workspace| workspace.as_str()),
+                row.place.as_ref().map(|(mount, _)| mount.as_str()),
+                row.place.as_ref().map(|(_, path)| path.as_bytes()),
+                row.run.map(|run| *run.as_uuid().as_bytes()),
+                row.graph_id,
+                row.node_id,
+                row.writer.as_ref().map(|writer| writer.pid),
+                row.writer.as_ref().map(|writer| writer.uid),
+                row.writer.as_ref().and_then(|writer| writer.command.as_deref()),
+                Value::Object(row.metadata.clone()).to_string(),
+                row.updated_at.as_microsecond(),
+                row.deleted_at.map(Timestamp::as_microsecond),
+                row.swept_at.map(Timestamp::as_microsecond),
+                row.archived_at.map(Timestamp::as_microsecond),
+                row.lost_at.map(Timestamp::as_microsecond),
+                row.secret_scan.map(|outcome| outcome.as_str()),
+            ],
+        )
+        .map(drop)
+    }
+
+    fn insert_artifact(&self, row: &VersionRow) -> Answer<()> {
+        self.execute(
+            "INSERT INTO artifact (id, owner_uid, host_path, latest, created_at) VALUES (?, ?, ?, ?, ?)",
+            params![
+                row.id.as_uuid().as_bytes(),
+                row.owner_uid,
+                row.host_path,
+                integer(row.number),
+                row.created_at.as_microsecond()
+            ],
+        )
+        .map(drop)
+    }
+
+    fn insert_version(&self, row: &VersionRow) -> Answer<i64> {
+        // What else there is of a version is written over it at once, so that its columns stand in one place.
+        self.execute(
+            "INSERT INTO version (artifact, owner_uid, number, origin, type, state, size, content_kept, closes, created_at, \
+                 updated_at) \
+             SELECT pk, owner_uid, ?2, ?3, '', '', 0, 0, 0, ?4, ?4 FROM artifact WHERE id = ?1",
+            params![
+                row.id.as_uuid().as_bytes(),
+                integer(row.number),
+                row.origin.as_str(),
+                row.created_at.as_microsecond()
+            ],
+        )?;
+        let version = self.transaction.last_insert_rowid();
+        self.write(version, row)?;
+        Ok(version)
+    }
+
+    fn queue_upload(&self, content: NamedContent, now: Timestamp) -> Answer<()> {
+        let Some(destination) = self.destination else { return Ok(()) };
+        upload::queue(self.transaction, destination, content, now).map(drop)
+    }
+
+    fn follow_latest(&self, id: ArtifactId) -> Answer<()> {
+        self.execute(
+            "UPDATE artifact SET latest = coalesce( \
+                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk AND state <> 'DELETED'), \
+                 (SELECT max(number) FROM version WHERE artifact = pk_of.pk)) \
+             FROM (SELECT pk FROM artifact WHERE id = ?1) AS pk_of WHERE artifact.pk = pk_of.pk",
+            [id.as_uuid().as_bytes()],
+        )
+        .map(drop)
+    }
+
+    fn note_production(
+        &self,
+        run: RunId,
+        version: i64,
+        created_at: Timestamp,
+        bounds: Option<InputBounds>,
+    ) -> Answer<()> {
+        self.execute(
+            "INSERT INTO produced (run, version, inputs_before, inputs_until, created_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT (run, created_at, version) DO UPDATE SET \
+                 inputs_before = coalesce(max(inputs_before, ?3), inputs_before, ?3), \
+                 inputs_until = coalesce(max(inputs_until, ?4), inputs_until, ?4)",
+            params![
+                run.as_uuid().as_bytes(),
+                version,
+                bounds.map(|bounds| integer(bounds.before)),
+                bounds.map(|bounds| integer(bounds.until)),
+                created_at.as_microsecond(),
+            ],
+        )
+        .map(drop)
+    }
+
+    fn add_findings(&self, version: i64, found: &[SecretFinding]) -> Answer<()> {
+        for found in found {
+            self.execute(
+                "INSERT OR IGNORE INTO finding (version, secret, encoding, position) VALUES (?, ?, ?, ?)",
+                params![version, found.secret.as_str(), found.encoding, integer(found.position)],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, told: &Told<'_>) -> Answer<()> {
+        self.execute(
+            "INSERT INTO event (at, owner_uid, artifact, version, kind, actor, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            params![
+                told.at.as_microsecond(),
+                told.owner_uid,
+                told.artifact.as_uuid().as_bytes(),
+                integer(told.number),
+                told.kind,
+                told.author.to_string(),
+                told.detail.to_string()
+            ],
+        )
+        .map(drop)
+    }
+
+    fn look_again(&self, digest: &Digest) -> Answer<()> {
+        let text = "INSERT INTO placement (digest) VALUES (?) ON CONFLICT (digest) DO UPDATE SET turn = turn + 1";
+        self.execute(text, [digest.as_bytes()]).map(drop)
+    }
+
+    fn placed(&self, digest: &Digest, turn: i64) -> Answer<()> {
+        let text = "DELETE FROM placement WHERE digest = ? AND turn = ?";
+        self.execute(text, params![digest.as_bytes(), turn]).map(drop)
+    }
+
+    fn note_inputs(&self, inputs: &[Input]) -> Answer<()> {
+        for input in inputs {
+            let place = input.place.as_ref();
+            self.execute(
+                "INSERT OR IGNORE INTO input (run, number, owner_uid, mount, path, host_path, size, modified_at, digest, \
+                     reason, opened_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                params![
+                    input.run.as_uuid().as_bytes(),
+                    integer(input.number),
+                    input.owner_uid,
+                    place.map(|place| place.mount.as_str()),
+                    place.map(|place| place.path.as_bytes()),
+                    place.map(|place| &place.host_path),
+                    input.size.map(integer),
+                    input.modified_at.map(Timestamp::as_microsecond),
+                    input.digest.as_ref().map(Digest::as_bytes),
+                    input.reason,
+                    input.opened_at.as_microsecond(),
+                ],
+            )?;
+        }
+        Ok(())
+    }
+}
