@@ -157,6 +157,12 @@ pub trait Uploads {
     /// A daemon of the node lives. Answers whether everything that the node had before is queued already.
     fn note_node(&self, destination: &Destination, now: Timestamp) -> Result<bool, CatalogError>;
 
+    /// A daemon of the node lives, wherever it sends its contents.
+    fn note_keeper(&self, node: Uuid, place: &str, now: Timestamp) -> Result<(), CatalogError>;
+
+    /// Whether another node was ever noted: it may have what is missing in this one.
+    fn knows_others(&self, node: Uuid) -> Result<bool, CatalogError>;
+
     /// Everything that the node had before it had this store is queued.
     fn node_filled(&self, destination: &Destination) -> Result<(), CatalogError>;
 

@@ -7,6 +7,7 @@ mod pool;
 mod row;
 pub mod sqlite;
 mod tables;
+mod upload;
 
 use crate::model::artifact::ArtifactState;
 use crate::model::id::ArtifactId;

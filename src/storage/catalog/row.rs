@@ -13,6 +13,7 @@ use crate::model::path::VirtualPath;
 use crate::storage::life::Event;
 use crate::storage::lineage::{Input, InputBounds, InputPlace, VersionKey};
 use crate::storage::retention::{ItemRow, NamedContent, Outcome, PlanRow, PolicyRow};
+use crate::storage::upload::{Amount, QueueRow, Queued, StoreRow, Upload, UploadState};
 use crate::storage::view::ShownVersion;
 use crate::storage::{LastSeen, Metadata, Process, SecretFinding, Stamp, VersionRow};
 use jiff::Timestamp;
@@ -322,6 +323,53 @@ pub(super) fn named_content(columns: &impl Columns) -> Answer<NamedContent> {
     Ok(NamedContent { digest, size: read.count("size")? })
 }
 
+pub(super) fn upload(columns: &impl Columns) -> Answer<Upload> {
+    let NamedContent { digest, size } = named_content(columns)?;
+    Ok(Upload { digest, size, attempts: Read(columns).number("attempts")? })
+}
+
+pub(super) fn upload_state(columns: &impl Columns) -> Answer<UploadState> {
+    let text = Read(columns).text("state")?;
+    UploadState::parse(&text).ok_or_else(|| damaged(format!("an upload is in state {text:?}")))
+}
+
+pub(super) fn amount(columns: &impl Columns) -> Answer<Amount> {
+    let read = Read(columns);
+    Ok(Amount { contents: read.count("contents")?, bytes: read.count("bytes")? })
+}
+
+/// An upload that is not done.
+pub(super) fn queued(columns: &impl Columns) -> Answer<Queued> {
+    let read = Read(columns);
+    Ok(Queued {
+        node: read.uuid("node")?,
+        place: read.text("place")?,
+        remote: read.text("remote")?,
+        state: upload_state(columns)?,
+        last_error: columns.text("last_error")?,
+    })
+}
+
+/// A node that sends to a store, and nothing of what it sends.
+pub(super) fn node(columns: &impl Columns) -> Answer<QueueRow> {
+    let read = Read(columns);
+    Ok(QueueRow {
+        node: read.uuid("node")?,
+        place: read.text("place")?,
+        remote: read.text("remote")?,
+        seen_at: read.time("seen_at")?,
+        amounts: Vec::new(),
+        oldest_at: None,
+        last_error: columns.text("last_error")?,
+    })
+}
+
+pub(super) fn store(columns: &impl Columns) -> Answer<StoreRow> {
+    let read = Read(columns);
+    let removals = read.count("removals")?;
+    Ok(StoreRow { remote: read.text("remote")?, stored: amount(columns)?, removals })
+}
+
 pub(super) fn digest(columns: &impl Columns) -> Answer<Digest> {
     needed(Read(columns).digest_if_any("digest"), "digest")
 }
@@ -345,6 +393,14 @@ pub(super) fn start(columns: &impl Columns) -> Answer<Start> {
         host_path: read.bytes("host_path")?,
         digest: read.digest_if_any("digest")?,
     })
+}
+
+pub(super) fn time(columns: &impl Columns, name: &str) -> Answer<Timestamp> {
+    Read(columns).time(name)
+}
+
+pub(super) fn text(columns: &impl Columns, name: &str) -> Answer<String> {
+    Read(columns).text(name)
 }
 
 pub(super) fn uuid(columns: &impl Columns, name: &str) -> Answer<Uuid> {

@@ -282,6 +282,24 @@ fn nodes_send_what_they_have_and_one_copy_serves_all() {
 }
 
 #[test]
+fn another_node_is_known_whether_it_sends_or_not() {
+    over_each_catalog(|catalog| {
+        let uploads = catalog.uploads();
+        let knows = |node| uploads.knows_others(node).expect("ask");
+        assert!(!knows(ONE));
+        for second in 0..2 {
+            uploads.note_keeper(ONE, "host1:/state", at(second)).expect("note");
+        }
+        assert!(!knows(ONE) && knows(TWO));
+        uploads.note_node(&node(1), at(3)).expect("note");
+        assert!(!knows(ONE));
+        uploads.note_keeper(TWO, "host2:/state", at(4)).expect("note");
+        assert!(knows(ONE) && knows(TWO));
+        assert_eq!(uploads.queues().expect("queues").len(), 1, "one of them sends");
+    });
+}
+
+#[test]
 fn what_a_store_has_is_listed_and_sent_again_when_it_lost_it() {
     over_each_sending_catalog(|catalog| {
         let uploads = catalog.uploads();

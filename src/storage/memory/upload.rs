@@ -17,6 +17,8 @@ use uuid::Uuid;
 pub(super) struct Books {
     destination: Option<Destination>,
     nodes: BTreeMap<(Uuid, String), Node>,
+    /// Nodes, wherever they send.
+    keepers: BTreeSet<Uuid>,
     /// By digest, store and node.
     uploads: BTreeMap<(Digest, String, Uuid), Entry>,
     /// By store and digest, with the size.
@@ -113,6 +115,17 @@ impl Uploads for MemoryCatalog {
         node.place.clone_from(&to.place);
         node.seen_at = now;
         Ok(node.filled)
+    }
+
+    fn note_keeper(&self, node: Uuid, _: &str, _: Timestamp) -> Result<(), CatalogError> {
+        self.tables().books.keepers.insert(node);
+        Ok(())
+    }
+
+    fn knows_others(&self, node: Uuid) -> Result<bool, CatalogError> {
+        let tables = self.tables();
+        let senders = tables.books.nodes.keys().map(|(known, _)| known);
+        Ok(senders.chain(&tables.books.keepers).any(|known| *known != node))
     }
 
     fn node_filled(&self, to: &Destination) -> Result<(), CatalogError> {

@@ -1,10 +1,11 @@
 //! Writing versions in SQLite, in a transaction of the caller.
 
 use super::row::{COLUMNS, at_path, due_for_sweep, find, naming, select, value};
-use super::{integer, sql, upload};
+use super::{integer, sql};
 use crate::model::digest::Digest;
 use crate::model::id::{ArtifactId, RunId};
 use crate::storage::catalog::tables::{Answer, Stored, Told, Versions};
+use crate::storage::catalog::upload::Books;
 use crate::storage::lineage::{Input, InputBounds};
 use crate::storage::retention::NamedContent;
 use crate::storage::upload::Destination;
@@ -149,7 +150,7 @@ impl Versions for Writing<'_> {
 
     fn queue_upload(&self, content: NamedContent, now: Timestamp) -> Answer<()> {
         let Some(destination) = self.destination else { return Ok(()) };
-        upload::queue(self.transaction, destination, content, now).map(drop)
+        self.insert(destination, &[(content, now)]).map(drop)
     }
 
     fn follow_latest(&self, id: ArtifactId) -> Answer<()> {
