@@ -3,6 +3,7 @@
 //! File < environment < flag. `config/belljard.yaml` documents each key; a test holds it to the defaults below.
 
 pub mod bucket;
+pub mod catalog;
 pub mod cleanup;
 pub mod paths;
 pub mod rules;

@@ -32,6 +32,16 @@ enum Subject {
     WholePath,
 }
 
+/// What of a value a pattern is matched against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// What is behind the last slash.
+    LastName,
+    /// What is behind `/workspace/`; all of what does not begin so.
+    BelowWorkspace,
+}
+
 /// A pattern that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the pattern {pattern:?} is not allowed: {why}")]
@@ -74,16 +84,29 @@ impl Glob {
         &self.pattern
     }
 
+    /// The same as an expression of the regex crate, over the bytes of the part that is matched.
+    pub fn regex(&self) -> &str {
+        self.matcher.glob().regex()
+    }
+
+    pub fn part(&self) -> Part {
+        match self.subject {
+            Subject::Text | Subject::WholePath => Part::Whole,
+            Subject::LastName => Part::LastName,
+            Subject::BelowWorkspace => Part::BelowWorkspace,
+        }
+    }
+
     pub fn is_for_paths(&self) -> bool {
         self.subject != Subject::Text
     }
 
     /// Names are bytes, as in the kernel.
     pub fn matches(&self, subject: &[u8]) -> bool {
-        let part = match self.subject {
-            Subject::Text | Subject::WholePath => subject,
-            Subject::LastName => subject.rsplit(|byte| *byte == b'/').next().unwrap_or(subject),
-            Subject::BelowWorkspace => subject.strip_prefix(WORKSPACE).unwrap_or(subject),
+        let part = match self.part() {
+            Part::Whole => subject,
+            Part::LastName => subject.rsplit(|byte| *byte == b'/').next().unwrap_or(subject),
+            Part::BelowWorkspace => subject.strip_prefix(WORKSPACE).unwrap_or(subject),
         };
         self.matcher.is_match(Path::new(OsStr::from_bytes(part)))
     }

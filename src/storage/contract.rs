@@ -4,13 +4,16 @@ mod capture;
 mod life;
 mod lineage;
 mod retention;
+mod server;
 mod upload;
 mod view;
 
 use super::blob::local::LocalBlobs;
+use super::catalog::postgres::{PostgresCatalog, PostgresSettings};
 use super::catalog::sqlite::SqliteCatalog;
 use super::memory::{MemoryBlobs, MemoryCatalog};
 use super::*;
+use server::Server;
 use std::io::Read;
 
 mod content;
@@ -51,6 +54,16 @@ fn over_each_catalog(check: impl Fn(&dyn Catalog)) {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("catalog.sqlite");
     check(&SqliteCatalog::open(&path).expect("open"));
+    check(&postgres(&Server::shared().database()));
+}
+
+fn postgres(connection: &str) -> PostgresCatalog {
+    let catalog = crate::config::catalog::Catalog {
+        connection: Some(connection.parse().expect("legal")),
+        ..Default::default()
+    };
+    let settings = PostgresSettings::new(&catalog, &|_| None).expect("settings");
+    PostgresCatalog::open(&settings).expect("open")
 }
 
 #[test]
@@ -205,24 +218,29 @@ fn deletion_marks_and_only_legal_moves_happen() {
 fn several_processes_worth_of_connections_never_give_a_number_twice() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("catalog.sqlite");
-    std::thread::scope(|scope| {
-        for writer in 0..4 {
-            let path = &path;
-            scope.spawn(move || {
-                let catalog = SqliteCatalog::open(path).expect("open while others migrate");
-                for n in 0..25 {
-                    let new = new_version("shared", &format!("{writer} {n}"), None);
-                    catalog.register(&[new]).expect("register");
-                }
-            });
-        }
-    });
-    let catalog = SqliteCatalog::open(&path).expect("open");
-    let filter = Filter { all_versions: true, limit: 1000, ..every() };
-    let mut numbers: Vec<_> =
-        catalog.list(None, &filter).expect("list").rows.iter().map(|row| row.number).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+    let database = Server::shared().database();
+    let sqlite = || -> Box<dyn Catalog> {
+        Box::new(SqliteCatalog::open(&path).expect("open while others migrate"))
+    };
+    let postgres = || -> Box<dyn Catalog> { Box::new(postgres(&database)) };
+    for open in [&sqlite as &(dyn Fn() -> Box<dyn Catalog> + Sync), &postgres] {
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                scope.spawn(move || {
+                    let catalog = open();
+                    for n in 0..25 {
+                        let new = new_version("shared", &format!("{writer} {n}"), None);
+                        catalog.register(&[new]).expect("register");
+                    }
+                });
+            }
+        });
+        let filter = Filter { all_versions: true, limit: 1000, ..every() };
+        let rows = open().list(None, &filter).expect("list").rows;
+        let mut numbers: Vec<_> = rows.iter().map(|row| row.number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -42,10 +42,31 @@ const TEXTS: &[&str] = &[
     "\u{1f600}",
     "x\ny",
     "\u{7f}",
+    "\u{1}",
+    "\u{1}\u{1}",
+    "\u{1}\u{2}",
 ];
 
-const PATTERNS: &[&str] =
-    &["*", "x*", "*/b", "?", "[w-y]*", "**", "{x,10}", "\\*", "/workspace/**", "m/*"];
+/// Texts that metadata can have and no expression can name.
+const UNNAMED: &[&str] = &["\0", "x\0y", "\0\u{1}"];
+
+const PATTERNS: &[&str] = &[
+    "*",
+    "x*",
+    "*/b",
+    "?",
+    "??",
+    "[!x]",
+    "[!\u{2}]*",
+    "[w-y]*",
+    "**",
+    "{x,10}",
+    "\\*",
+    "[é]?",
+    "/workspace/**",
+    "m/*",
+    "**/*.csv",
+];
 
 /// The moment at which samples are asked about.
 pub(crate) fn now() -> Timestamp {
@@ -57,8 +78,8 @@ fn number() -> impl Strategy<Value = Value> {
     let float = (-999_999_999_999_999_i64..=999_999_999_999_999, 0..20_i32);
     prop_oneof![
         4 => (-2_i64..4).prop_map(Value::Int),
-        1 => select(vec![i64::MIN, i64::MAX, i64::MAX - 1, 1 << 53, (1 << 53) + 1]).prop_map(Value::Int),
-        4 => select(vec![-1.0, 0.0, -0.0, 0.5, 1.0, 2.5, 9007199254740992.0, 9223372036854775808.0])
+        1 => select(vec![i64::MIN, i64::MAX, i64::MAX - 1, 1 << 53, (1 << 53) + 1, (1 << 62) + 1]).prop_map(Value::Int),
+        4 => select(vec![-1.0, 0.0, -0.0, 0.5, 1.0, 2.5, 9007199254740992.0, 4611686018427387904.0, 9223372036854775808.0, 1e300, -1e16, 5e-324])
             .prop_map(Value::Float),
         1 => float.prop_map(|(digits, shift)| {
             Value::Float(format!("{digits}e-{shift}").parse().expect("a float"))
@@ -187,6 +208,7 @@ pub(crate) fn metadata() -> impl Strategy<Value = Map<String, Json>> {
             Value::Null | Value::Time(_) | Value::Ago(_) => Json::Null,
         }),
         Just(Json::from(u64::MAX)),
+        select(UNNAMED).prop_map(Json::from),
     ];
     let object = |value: BoxedStrategy<Json>| {
         vec((select(NAMES), value), 0..6).prop_map(|pairs| {

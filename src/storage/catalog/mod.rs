@@ -4,6 +4,7 @@ mod change;
 mod lineage;
 mod migrate;
 mod pool;
+pub mod postgres;
 mod row;
 pub mod sqlite;
 mod tables;
@@ -40,6 +41,25 @@ pub enum CatalogError {
         #[source]
         source: rusqlite::Error,
     },
+    #[error("cannot open the catalog at {server}: {advice}")]
+    Unreachable {
+        server: String,
+        advice: &'static str,
+        #[source]
+        source: postgres::Failure,
+    },
+    #[error("cannot {doing} in the catalog")]
+    Server {
+        doing: &'static str,
+        #[source]
+        source: postgres::Failure,
+    },
+    #[error(transparent)]
+    Settings(#[from] postgres::SettingsError),
+    #[error("the catalog cannot be used: {why}")]
+    Unsuitable { why: String },
+    #[error("all connections to the catalog were in use for {} s", patience.as_secs_f32())]
+    Crowded { patience: Duration },
     #[error("the catalog has a row that cannot be read: {what}")]
     Damaged { what: String },
     #[error("artifact {id} version {number} is {from} and cannot become {to}")]
@@ -51,23 +71,39 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// Whether the same call may succeed later: a lock that another process holds, a full or failing disk.
+    /// Whether the same call may succeed later: a lock that another process holds, a full or failing disk, a server that is away.
     pub fn is_transient(&self) -> bool {
         use rusqlite::ErrorCode;
-        let (CatalogError::Open { source, .. } | CatalogError::Sql { source, .. }) = self else {
-            return matches!(self, CatalogError::Directory { source, .. } if crate::storage::is_transient(source));
-        };
-        matches!(
-            source.sqlite_error_code(),
-            Some(
-                ErrorCode::DatabaseBusy
-                    | ErrorCode::DatabaseLocked
-                    | ErrorCode::DiskFull
-                    | ErrorCode::SystemIoFailure
-                    | ErrorCode::CannotOpen
-                    | ErrorCode::OutOfMemory
-                    | ErrorCode::ReadOnly
-            )
-        )
+        match self {
+            CatalogError::Open { source, .. } | CatalogError::Sql { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(
+                    ErrorCode::DatabaseBusy
+                        | ErrorCode::DatabaseLocked
+                        | ErrorCode::DiskFull
+                        | ErrorCode::SystemIoFailure
+                        | ErrorCode::CannotOpen
+                        | ErrorCode::OutOfMemory
+                        | ErrorCode::ReadOnly
+                )
+            ),
+            CatalogError::Unreachable { source, .. } | CatalogError::Server { source, .. } => {
+                source.is_transient()
+            }
+            CatalogError::Directory { source, .. } => crate::storage::is_transient(source),
+            CatalogError::Crowded { .. } => true,
+            CatalogError::NewerSchema { .. }
+            | CatalogError::Settings(_)
+            | CatalogError::Unsuitable { .. }
+            | CatalogError::Damaged { .. }
+            | CatalogError::IllegalTransition { .. }
+            | CatalogError::TooSlow { .. }
+            | CatalogError::Refused(_) => false,
+        }
+    }
+
+    /// Whether the connection broke over which it was asked.
+    fn is_lost_connection(&self) -> bool {
+        matches!(self, CatalogError::Server { source, .. } if source.is_lost())
     }
 }

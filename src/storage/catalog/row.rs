@@ -374,6 +374,15 @@ pub(super) fn digest(columns: &impl Columns) -> Answer<Digest> {
     needed(Read(columns).digest_if_any("digest"), "digest")
 }
 
+/// Nothing as long as there is no content.
+pub(super) fn digest_if_any(columns: &impl Columns) -> Answer<Option<Digest>> {
+    Read(columns).digest_if_any("digest")
+}
+
+pub(super) fn time(columns: &impl Columns, name: &str) -> Answer<Timestamp> {
+    Read(columns).time(name)
+}
+
 pub(super) fn artifact(columns: &impl Columns) -> Answer<ArtifactId> {
     Ok(Read(columns).uuid("id")?.into())
 }
@@ -395,12 +404,12 @@ pub(super) fn start(columns: &impl Columns) -> Answer<Start> {
     })
 }
 
-pub(super) fn time(columns: &impl Columns, name: &str) -> Answer<Timestamp> {
-    Read(columns).time(name)
-}
-
 pub(super) fn text(columns: &impl Columns, name: &str) -> Answer<String> {
     Read(columns).text(name)
+}
+
+pub(super) fn flag(columns: &impl Columns, name: &str) -> Answer<bool> {
+    columns.flag(name)
 }
 
 pub(super) fn uuid(columns: &impl Columns, name: &str) -> Answer<Uuid> {

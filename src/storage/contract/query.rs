@@ -14,24 +14,55 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A catalog on the disk, and its file for what no call of the contract changes.
-struct OnDisk {
-    catalog: SqliteCatalog,
-    path: PathBuf,
-    _directory: tempfile::TempDir,
+/// A catalog in a database, and a way to what no call of the contract changes.
+struct Database {
+    catalog: Box<dyn Catalog>,
+    kind: Kind,
 }
 
-impl OnDisk {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("catalog.sqlite");
-        Self { catalog: SqliteCatalog::open(&path).expect("open"), path, _directory: directory }
+enum Kind {
+    Sqlite(PathBuf, tempfile::TempDir),
+    Postgres(String),
+}
+
+/// The same statements for each database.
+struct Sql {
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+impl Database {
+    fn every() -> [Self; 2] {
+        Self::in_each(&Server::shared().database())
     }
 
-    fn change(&self, sql: &str) {
-        let connection = Connection::open(&self.path).expect("open");
-        connection.busy_timeout(Duration::from_secs(5)).expect("set");
-        connection.execute_batch(sql).expect("change");
+    /// A new one of SQLite, and the one of PostgreSQL at that place, emptied.
+    fn in_each(connection: &str) -> [Self; 2] {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("catalog.sqlite");
+        let sqlite = Box::new(SqliteCatalog::open(&path).expect("open"));
+        let postgres = Box::new(postgres(connection));
+        let empty =
+            "TRUNCATE belljar.artifact, belljar.version, belljar.produced, belljar.event CASCADE";
+        Server::shared().execute(connection, empty);
+        [
+            Self { catalog: sqlite, kind: Kind::Sqlite(path, directory) },
+            Self { catalog: postgres, kind: Kind::Postgres(connection.to_owned()) },
+        ]
+    }
+
+    fn change(&self, sql: &Sql) {
+        match &self.kind {
+            Kind::Sqlite(path, _) => {
+                let connection = Connection::open(path).expect("open");
+                connection.busy_timeout(Duration::from_secs(5)).expect("set");
+                connection.execute_batch(sql.sqlite).expect("change");
+            }
+            Kind::Postgres(connection) => {
+                let text = format!("SET search_path = belljar; {}", sql.postgres);
+                Server::shared().execute(connection, &text);
+            }
+        }
     }
 
     fn paths(&self, owner: Option<u32>, filter: &Filter) -> Vec<String> {
@@ -180,15 +211,21 @@ fn pages_of_every_order_join_while_rows_are_added() {
 
 #[test]
 fn labels_tags_and_aliases_narrow_the_list_and_a_label_finds_older_versions() {
-    let disk = OnDisk::new();
+    Database::every().iter().for_each(names_narrow);
+}
+
+fn names_narrow(disk: &Database) {
     for (path, content) in [("a", "1"), ("a", "2"), ("b", "1")] {
         disk.catalog.register(&[new_version(path, content, None)]).expect("register");
     }
-    disk.change(
-        "INSERT INTO label SELECT artifact, 'v', pk, created_at FROM version WHERE path = x'61' AND number = 1;
-         INSERT INTO tag SELECT pk, 't', created_at FROM version;
-         INSERT INTO alias SELECT 1000, 'n', artifact FROM version WHERE path = x'62';",
-    );
+    disk.change(&Sql {
+        sqlite: "INSERT INTO label SELECT artifact, 'v', pk, created_at FROM version WHERE path = x'61' AND number = 1;
+             INSERT INTO tag SELECT pk, 't', created_at FROM version;
+             INSERT INTO alias SELECT 1000, 'n', artifact FROM version WHERE path = x'62';",
+        postgres: "INSERT INTO label SELECT artifact, 'v', pk FROM version WHERE path = 'a' AND number = 1;
+             INSERT INTO tag SELECT pk, 't' FROM version;
+             INSERT INTO alias SELECT 1000, 'n', artifact FROM version WHERE path = 'b';",
+    });
     for owner in [None, Some(1000)] {
         let list = |filter: Filter| disk.paths(owner, &filter);
         let some = |text: &str| Some(text.to_owned());
@@ -204,7 +241,8 @@ fn labels_tags_and_aliases_narrow_the_list_and_a_label_finds_older_versions() {
 }
 
 /// What the columns of a row hold that no file brings.
-const LIFE: &str = "
+const LIFE: Sql = Sql {
+    sqlite: "
     UPDATE version SET state = CASE pk % 4 WHEN 0 THEN 'ARCHIVED' WHEN 1 THEN 'DELETED' ELSE 'READY' END,
         pinned = pk % 2, held = pk % 3 = 0, quarantined = pk % 5 = 0,
         origin = CASE pk % 3 WHEN 0 THEN 'declared' ELSE 'observed' END,
@@ -212,17 +250,28 @@ const LIFE: &str = "
         workspace = CASE pk % 7 WHEN 0 THEN NULL ELSE workspace END;
     INSERT OR IGNORE INTO label SELECT artifact, iif(pk % 2, 'x', 'y'), pk, created_at FROM version WHERE pk % 3;
     INSERT INTO tag SELECT pk, 'x', created_at FROM version WHERE pk % 3 = 0 UNION ALL SELECT pk, '10', created_at FROM version WHERE pk % 2;
-    INSERT INTO alias SELECT owner_uid, 'x' || pk, artifact FROM version WHERE pk % 4 = 2;";
+    INSERT INTO alias SELECT owner_uid, 'x' || pk, artifact FROM version WHERE pk % 4 = 2;",
+    postgres: "
+    UPDATE version SET state = CASE pk % 4 WHEN 0 THEN 'ARCHIVED' WHEN 1 THEN 'DELETED' ELSE 'READY' END,
+        pinned = pk % 2 = 1, held = pk % 3 = 0, quarantined = pk % 5 = 0,
+        origin = CASE pk % 3 WHEN 0 THEN 'declared' ELSE 'observed' END,
+        mount = CASE pk % 7 WHEN 0 THEN NULL ELSE mount END, path = CASE pk % 7 WHEN 0 THEN NULL ELSE path END,
+        workspace = CASE pk % 7 WHEN 0 THEN NULL ELSE workspace END;
+    INSERT INTO label SELECT artifact, CASE pk % 2 WHEN 1 THEN 'x' ELSE 'y' END, pk FROM version WHERE pk % 3 > 0
+        ON CONFLICT DO NOTHING;
+    INSERT INTO tag SELECT pk, 'x' FROM version WHERE pk % 3 = 0 UNION ALL SELECT pk, '10' FROM version WHERE pk % 2 = 1;
+    INSERT INTO alias SELECT owner_uid, 'x' || pk, artifact FROM version WHERE pk % 4 = 2;",
+};
 
 #[test]
-fn sqlite_and_memory_give_every_expression_the_same_meaning() {
+fn every_database_gives_every_expression_the_meaning_that_memory_gives_it() {
     let cases = if std::env::var_os("BELLJAR_TEST_LONG").is_some() { 300 } else { 16 };
     let mut runner = TestRunner::new(Config { cases, ..Config::default() });
     let rows = vec(samples::metadata(), 1..24);
     let expressions = vec(samples::expression(), 40);
     let seen = [Cell::new(0_u32), Cell::new(0)];
+    let database = Server::shared().database();
     let outcome = runner.run(&(rows, expressions), |(rows, expressions)| {
-        let disk = OnDisk::new();
         let batch: Vec<NewVersion> = rows
             .into_iter()
             .enumerate()
@@ -236,24 +285,27 @@ fn sqlite_and_memory_give_every_expression_the_same_meaning() {
                 ..new_version(["x", "a/x.csv", "y"][position % 3], &position.to_string(), None)
             })
             .collect();
-        disk.catalog.register(&batch).expect("register");
-        disk.change(LIFE);
-        let everything = Filter { states: Vec::new(), all_versions: true, limit: 1_000, ..every() };
-        let all = disk.catalog.list(None, &everything).expect("list").rows;
-        prop_assert_eq!(all.len(), batch.len());
-        for asked in expressions {
-            let expected: Vec<&VersionRow> =
-                all.iter().filter(|row| asked.holds(*row, samples::now())).collect();
-            let filter = Filter {
-                expression: Some(asked.clone()),
-                now: samples::now(),
-                ..everything.clone()
-            };
-            let found = disk.catalog.list(None, &filter).expect("list").rows;
-            prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected.clone(), "{}", asked);
-            let told_apart = !expected.is_empty() && expected.len() < all.len();
-            seen[0].set(seen[0].get() + u32::from(told_apart));
-            seen[1].set(seen[1].get() + 1);
+        for disk in Database::in_each(&database) {
+            disk.catalog.register(&batch).expect("register");
+            disk.change(&LIFE);
+            let everything =
+                Filter { states: Vec::new(), all_versions: true, limit: 1_000, ..every() };
+            let all = disk.catalog.list(None, &everything).expect("list").rows;
+            prop_assert_eq!(all.len(), batch.len());
+            for asked in &expressions {
+                let expected: Vec<&VersionRow> =
+                    all.iter().filter(|row| asked.holds(*row, samples::now())).collect();
+                let filter = Filter {
+                    expression: Some(asked.clone()),
+                    now: samples::now(),
+                    ..everything.clone()
+                };
+                let found = disk.catalog.list(None, &filter).expect("list").rows;
+                prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected.clone(), "{}", asked);
+                let told_apart = !expected.is_empty() && expected.len() < all.len();
+                seen[0].set(seen[0].get() + u32::from(told_apart));
+                seen[1].set(seen[1].get() + 1);
+            }
         }
         Ok(())
     });
@@ -264,8 +316,10 @@ fn sqlite_and_memory_give_every_expression_the_same_meaning() {
 /// What leads to versions from outside has keys of its own in SQLite, which end with the time and the version as well.
 #[test]
 fn pages_by_tag_label_and_run_join_in_the_order_of_time() {
-    let disk = OnDisk::new();
-    let catalog = &disk.catalog;
+    Database::every().iter().for_each(|disk| pages_join_by_time(&*disk.catalog));
+}
+
+fn pages_join_by_time(catalog: &dyn Catalog) {
     let (ours, other) = (RunId::generate(), RunId::generate());
     for number in 0..40_i64 {
         let path = format!("f{number:02}");
@@ -319,4 +373,28 @@ fn pages_by_tag_label_and_run_join_in_the_order_of_time() {
             assert!(some.iter().all(times));
         }
     }
+}
+
+/// What JSONB cannot hold or would change.
+#[test]
+fn metadata_comes_back_as_it_was_written() {
+    over_each_catalog(|catalog| {
+        let metadata = serde_json::json!({
+            "zero": "\0", "\0": 1, "mark": "\u{1}\u{2}", "negative": -0.0, "whole": 1e16, "large": 1e300,
+            "small": 5e-324, "unsigned": u64::MAX, "signed": i64::MIN, "one": 1.0, "tenth": 0.1,
+            "deep": [{ "\0\u{1}": [null, true, "ü\u{1f600}"] }],
+        });
+        let metadata = metadata.as_object().expect("an object").clone();
+        let new = NewVersion {
+            metadata: metadata.clone(),
+            graph_id: Some("a\0b\u{1}".to_owned()),
+            ..new_version("a", "x", None)
+        };
+        catalog.register(&[new]).expect("register");
+        let filter = Filter { graph: Some("a\0b\u{1}".to_owned()), ..every() };
+        let row = catalog.list(None, &filter).expect("list").rows.remove(0);
+        assert_eq!(row.graph_id.as_deref(), Some("a\0b\u{1}"));
+        let text = |metadata: &Metadata| serde_json::to_string(metadata).expect("text");
+        assert_eq!(text(&row.metadata), text(&metadata));
+    });
 }
