@@ -14,11 +14,13 @@ use crate::api::listen::{Audience, Bound, ListenError, SocketFiles, bind};
 use crate::api::{self, About, Api};
 use crate::artifact::{self, Artifacts};
 use crate::config::Config;
+use crate::config::catalog::CatalogKind;
 use crate::config::paths::{Paths, PathsError, SOCKET_NAME, Surroundings};
 use crate::config::storage::Remote;
 use crate::sandbox::launcher::Launcher;
 use crate::storage::blob::directory::DirectoryRemote;
 use crate::storage::blob::s3::{S3Settings, S3SettingsError, S3Store};
+use crate::storage::catalog::postgres::{PostgresSettings, SettingsError};
 use crate::storage::remote::{RemoteError, RemoteStore};
 use crate::sys::process::enter_user_namespace;
 use crate::workspace;
@@ -67,12 +69,16 @@ pub enum DaemonError {
     Paths(#[from] PathsError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("the catalog's database cannot be used as it is configured")]
+    Database(#[source] SettingsError),
     #[error("open the catalog under {} (BELLJAR_STATE_DIR chooses another place)", state_dir.display())]
     Artifacts {
         state_dir: PathBuf,
         #[source]
         source: artifact::Error,
     },
+    #[error("open the catalog that `catalog.connection` names")]
+    SharedCatalog(#[source] artifact::Error),
     #[error("use `storage.remote` of the configuration")]
     RemoteSettings(#[source] S3SettingsError),
     #[error(transparent)]
@@ -101,6 +107,11 @@ pub fn acquire_mount_privilege() -> Result<(), DaemonError> {
         return Ok(());
     }
     enter_user_namespace().map_err(|error| DaemonError::NoPrivilege { reason: error.to_string() })
+}
+
+/// Whether what the configuration names beside itself can be used; nothing is started and no server is asked.
+pub fn check(config: &Config) -> Result<(), DaemonError> {
+    database(config).map(drop)
 }
 
 /// What ends the service, besides SIGTERM, SIGINT and SIGHUP.
@@ -277,6 +288,7 @@ impl Running {
         })?;
         let bound = bind(&socket, audience)?;
         let mut settings = artifact::Settings::new(paths.state_dir.clone(), instance);
+        settings.catalog = database(config)?;
         settings.runtime_dir = Some(runtime_dir.clone());
         settings.debounce = config.artifacts.debounce;
         settings.debounce_max = config.artifacts.debounce_max;
@@ -291,7 +303,12 @@ impl Running {
         settings.inputs_max = config.artifacts.inputs_max;
         settings.remote = config.storage.remote.as_ref().map(remote_store).transpose()?;
         settings.keep_local = config.storage.keep_local;
-        let failed = |source| DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source };
+        let failed = |source| match config.catalog.kind {
+            CatalogKind::Sqlite => {
+                DaemonError::Artifacts { state_dir: paths.state_dir.clone(), source }
+            }
+            CatalogKind::Postgres => DaemonError::SharedCatalog(source),
+        };
         let artifacts = Artifacts::open(settings).map_err(failed)?;
         let door = Arc::new(Door::new(handle.clone()));
         let settings = workspace::Settings {
@@ -417,6 +434,18 @@ fn remote_store(remote: &Remote) -> Result<Arc<dyn RemoteStore>, DaemonError> {
             Arc::new(S3Store::new(settings).map_err(DaemonError::RemoteStore)?)
         }
     })
+}
+
+/// The database that the configuration names, with what our own environment adds.
+fn database(config: &Config) -> Result<Option<PostgresSettings>, DaemonError> {
+    match config.catalog.kind {
+        CatalogKind::Sqlite => Ok(None),
+        CatalogKind::Postgres => {
+            let around = Surroundings::ours();
+            let settings = PostgresSettings::new(&config.catalog, &|name| around.text(name));
+            settings.map(Some).map_err(DaemonError::Database)
+        }
+    }
 }
 
 fn make_instance_directory(runtime_dir: &Path, instance: Uuid) -> Result<PathBuf, DaemonError> {

@@ -71,10 +71,11 @@ pub use settings::Settings;
 use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
+use crate::storage::catalog::postgres::{PostgresCatalog, PostgresSettings};
 use crate::storage::catalog::sqlite::SqliteCatalog;
 use crate::storage::upload::Destination;
 use crate::storage::view::Scope;
-use crate::storage::{BlobStore, Catalog, Filter};
+use crate::storage::{BlobStore, Catalog, CatalogError, Filter};
 use crate::vfs::observer::{FileSource, WriteObserver};
 use crate::vfs::views::ViewSource;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery};
@@ -181,6 +182,12 @@ pub struct RunRecord {
     pub node_id: Option<String>,
 }
 
+/// How many times as long as one connection may take a database is waited for. Chosen, not measured: with the usual 10 s a
+/// server that recovers from a crash is up by then, and a service manager does not give up on us yet.
+const DATABASE_PATIENCE: u32 = 6;
+
+const DATABASE_PAUSE: Duration = Duration::from_millis(500);
+
 /// The remote store, told to the catalog, which queues from here on what is registered.
 fn upstream(node: Uuid, settings: &Settings, catalog: &dyn Catalog) -> Option<Arc<Upstream>> {
     let store = settings.remote.clone()?;
@@ -194,6 +201,25 @@ fn state_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Er
     move |source| Error::State { doing, path: path.to_owned(), source }
 }
 
+/// Opens the catalog in a database. While the server is away it is tried again for some time: after a power cut both machines
+/// start at once.
+fn open_database(settings: &PostgresSettings) -> Result<PostgresCatalog, CatalogError> {
+    let give_up = Instant::now() + settings.connect_timeout() * DATABASE_PATIENCE;
+    let mut told = false;
+    loop {
+        match PostgresCatalog::open(settings) {
+            Err(error) if error.is_transient() && Instant::now() < give_up => {
+                if !std::mem::replace(&mut told, true) {
+                    let why = crate::telemetry::sentence(&error);
+                    tracing::warn!(%why, "the catalog cannot be opened; it is tried again");
+                }
+                std::thread::sleep(DATABASE_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Artifacts {
     /// Opens the state directory, making what is missing, and starts the registrar.
     pub fn open(settings: Settings) -> Result<Self, Error> {
@@ -203,11 +229,14 @@ impl Artifacts {
             .mode(0o700)
             .create(root)
             .map_err(state_error("make the state directory", root))?;
-        let catalog = SqliteCatalog::open(&root.join("catalog.sqlite"))?;
+        let catalog: Box<dyn Catalog> = match &settings.catalog {
+            None => Box::new(SqliteCatalog::open(&root.join("catalog.sqlite"))?),
+            Some(database) => Box::new(open_database(database)?),
+        };
         let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
             .with_archive(root.join("archive"))
             .with_damaged(root.join("damaged"));
-        Self::with_storage(settings, Box::new(blobs), Box::new(catalog))
+        Self::with_storage(settings, Box::new(blobs), catalog)
     }
 
     /// The same over a given storage; the journal is in the state directory all the same.

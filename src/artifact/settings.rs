@@ -6,6 +6,7 @@ use crate::config::cleanup::CleanupPolicy;
 use crate::config::rules::Rule;
 use crate::config::storage::KeepLocal;
 use crate::model::artifact::ScanPolicy;
+use crate::storage::catalog::postgres::PostgresSettings;
 use crate::storage::remote::RemoteStore;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use uuid::Uuid;
 pub struct Settings {
     /// Holds the catalog, the contents and the instances' journals; shared by all daemons of one user.
     pub state_dir: PathBuf,
+    /// The database in which the catalog is; `catalog.sqlite` in the state directory without one.
+    pub catalog: Option<PostgresSettings>,
     /// Names this daemon's own part of the state directory.
     pub instance: Uuid,
     /// Noted for recovery: where this daemon's mounts are.
@@ -66,6 +69,7 @@ impl Settings {
     pub fn new(state_dir: PathBuf, instance: Uuid) -> Self {
         Self {
             state_dir,
+            catalog: None,
             instance,
             runtime_dir: None,
             debounce: Duration::from_millis(150),

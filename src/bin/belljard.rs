@@ -91,7 +91,7 @@ fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
 }
 
 fn check_config(file: &Path) -> anyhow::Result<()> {
-    Config::read(file)?;
+    daemon::check(&Config::read(file)?)?;
     println!("{} is fine", file.display());
     Ok(())
 }

@@ -32,6 +32,7 @@ pub struct Config {
     pub runs: Runs,
     pub artifacts: Artifacts,
     pub storage: storage::Storage,
+    pub catalog: catalog::Catalog,
     /// From SIGTERM to the moment at which what is not finished is left to the next start.
     #[serde(with = "units::duration")]
     pub shutdown_timeout: Duration,
@@ -119,6 +120,7 @@ impl Default for Config {
             runs: Runs::default(),
             artifacts: Artifacts::default(),
             storage: storage::Storage::default(),
+            catalog: catalog::Catalog::default(),
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -315,6 +317,12 @@ impl Config {
             }
             let most = 3_660 * 24 * 60 * MINUTE;
             within("storage.keep_local", kept.as_millis(), 0, most, time)?;
+        }
+        within("catalog.pool_size", self.catalog.pool_size as u128, 2, 256, number)?;
+        let patience = self.catalog.connect_timeout.as_millis();
+        within("catalog.connect_timeout", patience, 100, 10 * MINUTE, time)?;
+        if let Err(message) = self.catalog.check() {
+            return Err(ConfigError::Inconsistent { origin: origin.to_owned(), message });
         }
         within("shutdown_timeout", self.shutdown_timeout.as_millis(), 1_000, 60 * MINUTE, time)?;
         if artifacts.debounce > artifacts.debounce_max {

@@ -137,13 +137,26 @@ impl Server {
         command.arg("--pgdata").arg(self.path("data")).args(["--wait", "--timeout", "60"]);
         // What it starts keeps its standard output open.
         command.arg("--log").arg(self.path("log")).args(arguments);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        run(command);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !status.as_ref().is_ok_and(|status| status.success()) {
+            let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+            panic!("{command:?}: {status:?}\n{log}");
+        }
     }
 
     /// Starts the server again.
     pub fn go(&self) {
         self.control(&["--options", &self.settings, "start"]);
+    }
+
+    /// Starts the server unless it runs.
+    pub fn go_again(&self) {
+        let mut status = self.program("pg_ctl");
+        status.arg("--pgdata").arg(self.path("data")).arg("status");
+        let runs = status.stdout(Stdio::null()).status().expect("pg_ctl").success();
+        if !runs {
+            self.go();
+        }
     }
 
     /// Ends it: `fast` as an administrator does, `immediate` as if it had crashed.
@@ -155,17 +168,25 @@ impl Server {
     pub fn kill(&self) {
         let text = fs::read_to_string(self.path("data/postmaster.pid")).expect("it runs");
         let pid = text.lines().next().expect("a pid").to_owned();
-        // Its processes first: they would end by themselves a moment after it, and a start must not meet them.
+        // Stopped first, so that it makes no more of them: one that lived on would keep it from being started again.
+        let send = |signal: &str, pid: &str| {
+            let _ = Command::new("kill").args([signal, pid]).stderr(Stdio::null()).status();
+        };
+        send("-STOP", &pid);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         let mut pids: Vec<String> = vec![pid];
         pids.extend(children.expect("/proc").split_whitespace().map(str::to_owned));
         for pid in &pids {
-            let _ = Command::new("kill").args(["-KILL", pid]).stderr(Stdio::null()).status();
+            send("-KILL", pid);
         }
         for pid in &pids {
             while Path::new("/proc").join(pid).exists() && !is_zombie(pid) {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
+        }
+        // Where nobody collects orphans its number stays in use, and a start would believe that it runs.
+        for lock in ["data/postmaster.pid", &format!(".s.PGSQL.{}.lock", self.port)] {
+            fs::remove_file(self.path(lock)).expect("it ran");
         }
     }
 

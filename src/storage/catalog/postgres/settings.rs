@@ -143,6 +143,12 @@ impl PostgresSettings {
     }
 }
 
+impl PostgresSettings {
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+}
+
 fn database(connection: &Connection) -> &str {
     connection.get("dbname").or_else(|| connection.get("user")).unwrap_or("of the user's name")
 }
