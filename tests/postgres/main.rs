@@ -4,6 +4,7 @@
 
 mod daemon;
 mod faults;
+mod index;
 mod refusals;
 #[path = "../../src/storage/contract/server.rs"]
 mod server;

@@ -11,7 +11,6 @@ use proptest::test_runner::{Config, TestRunner};
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A catalog in a database, and a way to what no call of the contract changes.
@@ -20,8 +19,10 @@ struct Database {
     kind: Kind,
 }
 
+const FILE: &str = "catalog.sqlite";
+
 enum Kind {
-    Sqlite(PathBuf, tempfile::TempDir),
+    Sqlite(tempfile::TempDir),
     Postgres(String),
 }
 
@@ -39,21 +40,22 @@ impl Database {
     /// A new one of SQLite, and the one of PostgreSQL at that place, emptied.
     fn in_each(connection: &str) -> [Self; 2] {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("catalog.sqlite");
+        let path = directory.path().join(FILE);
         let sqlite = Box::new(SqliteCatalog::open(&path).expect("open"));
         let postgres = Box::new(postgres(connection));
         let empty =
             "TRUNCATE belljar.artifact, belljar.version, belljar.produced, belljar.event CASCADE";
         Server::shared().execute(connection, empty);
         [
-            Self { catalog: sqlite, kind: Kind::Sqlite(path, directory) },
+            Self { catalog: sqlite, kind: Kind::Sqlite(directory) },
             Self { catalog: postgres, kind: Kind::Postgres(connection.to_owned()) },
         ]
     }
 
     fn change(&self, sql: &Sql) {
         match &self.kind {
-            Kind::Sqlite(path, _) => {
+            Kind::Sqlite(directory) => {
+                let path = directory.path().join(FILE);
                 let connection = Connection::open(path).expect("open");
                 connection.busy_timeout(Duration::from_secs(5)).expect("set");
                 connection.execute_batch(sql.sqlite).expect("change");
