@@ -145,16 +145,16 @@ fn a_list_that_takes_too_long_is_given_up_and_the_catalog_goes_on() {
 #[test]
 fn a_full_disk_is_waited_for() {
     assert!(nix::unistd::geteuid().is_root(), "a small file system is mounted: run as root");
-    let server = Server::start_small(110 << 20);
+    let server = Server::start_small(90 << 20);
     let catalog = open(&server.database());
-    let filler = "x".repeat(60 << 10);
     let batch = |round: usize| -> Vec<NewVersion> {
         let of = |n: usize| {
             // Text that does not compress.
-            let mut text = String::new();
-            for piece in 0..filler.len() / 64 {
-                text.push_str(&blake3::hash(format!("{round} {n} {piece}").as_bytes()).to_hex());
-            }
+            let mut bytes = [0; 30 << 10];
+            let mut random =
+                blake3::Hasher::new().update(format!("{round} {n}").as_bytes()).finalize_xof();
+            random.fill(&mut bytes);
+            let text: String = bytes.iter().map(|byte| char::from(b'0' + byte % 64)).collect();
             let metadata = serde_json::json!({ "text": text }).as_object().unwrap().clone();
             NewVersion { metadata, ..new_version(&format!("f{round}-{n}"), "x") }
         };

@@ -18,7 +18,7 @@ fn a_value_of_the_metadata_is_found_by_its_index() {
     let batch: Vec<NewVersion> = (0..3_000).map(new).collect();
     catalog.register(&batch).unwrap();
     server.execute(&database, "VACUUM ANALYZE");
-    let asked = "metadata.case = 77.0 and metadata.'a.b'.ü = 'x'".parse().unwrap();
+    let asked = "metadata.case = 77.0 and metadata.'a.b'.'ü' = 'x'".parse().unwrap();
     let filter = Filter { expression: Some(asked), ..Filter::default() };
     let rows = catalog.list(None, &filter).unwrap().rows;
     assert_eq!(rows.len(), 1);
