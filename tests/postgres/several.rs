@@ -65,9 +65,10 @@ fn versions_count_up_without_gap_and_events_become_visible_in_order() {
                 })
             })
             .collect();
-        let numbers: Vec<_> =
-            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
+        // Before any of them is looked at: the reader waits for the end of all, whether they did well or not.
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
         done.store(true, Ordering::SeqCst);
+        let numbers: Vec<_> = ended.into_iter().flat_map(|numbers| numbers.unwrap()).collect();
         (numbers, reader.join().unwrap())
     });
     let distinct: BTreeSet<_> = numbers.iter().copied().collect();
