@@ -262,6 +262,11 @@ impl Artifacts {
         let state = DirtySet::new(Schedule::new(settings.debounce, settings.debounce_max));
         let watch = Watch::new(settings.threads.max(1), LARGE_OWNERS_MAX);
         let node = node::of(&root).map_err(state_error("tell which node it is from", &root))?;
+        if settings.catalog.is_some() {
+            // Before anything is registered here: whoever misses a content elsewhere must know that it may be here.
+            let place = node::place(&root);
+            catalog.uploads().note_keeper(node, &place, jiff::Timestamp::now())?;
+        }
         let upstream = upstream(node, &settings, &*catalog);
         let parts = Parts {
             settings,

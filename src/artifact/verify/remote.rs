@@ -34,8 +34,7 @@ impl Verification<'_> {
 
     /// Whether the catalog knows of other nodes: what is here nowhere may be in one of them, and is not lost.
     pub fn others_may_have_it(&self) -> Result<bool, Error> {
-        let queues = self.service.catalog.uploads().queues()?;
-        Ok(queues.iter().any(|queue| queue.node != self.service.node))
+        Ok(self.service.catalog.uploads().knows_others(self.service.node)?)
     }
 
     /// The remote store from which a content could be fetched again, by its name.
