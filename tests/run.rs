@@ -49,6 +49,23 @@ fn a_command_reads_its_input_and_what_it_writes_is_an_artifact() {
 }
 
 #[test]
+fn a_graph_or_node_that_is_too_long_or_has_a_line_break_is_refused_and_nothing_runs() {
+    let place = Place::new();
+    for (option, name, value) in [
+        ("--graph-id", "graph_id", "a\nb".to_owned()),
+        ("--graph-id", "graph_id", "x".repeat(256)),
+        ("--node-id", "node_id", String::new()),
+    ] {
+        let output = place.run(&[option, &value], "echo x > /workspace/output/x");
+        assert_eq!(output.status.code(), Some(125), "{}", text(&output));
+        let refusal = format!("{name} is not allowed: use 1 to 255 bytes");
+        assert!(stderr(&output).contains(&refusal), "{}", text(&output));
+    }
+    assert!(!place.path("output/x").exists());
+    place.assert_clean();
+}
+
+#[test]
 fn a_write_to_a_read_only_mount_is_refused_by_the_kernel() {
     embedded_and_with_a_daemon(|place| {
         let output = place.run(&[], "touch /workspace/input/x");

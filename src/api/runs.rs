@@ -9,6 +9,7 @@ use super::input::{Body, Segments};
 use super::workspaces::define;
 use crate::config::yaml::nearest;
 use crate::model::id::RunId;
+use crate::model::names::check_text;
 use crate::sandbox::layer::LayerName;
 use crate::sandbox::limits::{Bounds, Limit};
 use crate::wire::run::{Argument, Receipt, RunRequest, RunStarted, SignalRequest};
@@ -110,6 +111,10 @@ fn define_run(
         return Err(ApiError::invalid(
             "a timeout of 0 would end the run before it starts: give it time, or leave the timeout out",
         ));
+    }
+    for (name, text) in [("graph_id", &request.graph_id), ("node_id", &request.node_id)] {
+        let checked = text.as_ref().map_or(Ok(()), |text| check_text(name, text));
+        checked.map_err(ApiError::invalid)?;
     }
     for (name, value) in &request.env {
         check_value(name, value)?;

@@ -15,6 +15,7 @@ use super::service::{Service, VANISHED};
 use crate::config::SecretPolicy;
 use crate::model::artifact::ArtifactState;
 use crate::model::id::{MountName, RunId, WorkspaceId};
+use crate::model::names::check_text;
 use crate::model::path::{VirtualPath, escape};
 use crate::storage::life::{Amendment, Declaration, DeclaredContent, Names};
 use crate::storage::{BlobBatch, VersionRow};
@@ -36,9 +37,6 @@ const ROOT_INSIDE: &str = "/workspace";
 /// How often a file that changes meanwhile is copied again, and the pause before.
 const COPY_TRIES: u32 = 5;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
-
-/// Longest type, MIME type, graph and node id, in bytes. Chosen, not measured.
-const TEXT_BYTES_MAX: usize = 255;
 
 /// Until when to wait.
 #[derive(Debug, Clone, Copy)]
@@ -146,12 +144,7 @@ pub(super) fn check(amendment: &Amendment) -> Result<(), Error> {
         ("node_id", amendment.node_id.as_deref()),
     ];
     for (name, text) in texts {
-        let Some(text) = text else { continue };
-        if !(1..=TEXT_BYTES_MAX).contains(&text.len()) || text.chars().any(char::is_control) {
-            return Err(bad(format!(
-                "{name} is not allowed: use 1 to {TEXT_BYTES_MAX} bytes without control characters"
-            )));
-        }
+        text.map_or(Ok(()), |text| check_text(name, text)).map_err(bad)?;
     }
     Ok(())
 }

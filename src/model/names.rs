@@ -11,6 +11,19 @@ pub const ALIAS_BYTES_MAX: usize = 255;
 /// Longest label and tag, in bytes; as long as a workspace's id.
 pub const WORD_BYTES_MAX: usize = 64;
 
+/// Longest type, MIME type, graph and node id, in bytes. Chosen, not measured.
+const TEXT_BYTES_MAX: usize = 255;
+
+/// Whether a text that only means something to those who gave it may stand with a version; or why not.
+pub fn check_text(what: &str, text: &str) -> Result<(), String> {
+    if (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} is not allowed: use 1 to {TEXT_BYTES_MAX} bytes without control characters"
+    ))
+}
+
 /// Text that is no legal name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
@@ -117,6 +130,16 @@ mod tests {
         }
         for good in ["v3", "1.0.0", "latest", &"x".repeat(64)] {
             assert!(good.parse::<Label>().is_ok() && good.parse::<Tag>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_version_is_short_and_on_one_line() {
+        for good in ["a", "train/2024 ü", &"x".repeat(255)] {
+            assert_eq!(check_text("graph_id", good), Ok(()));
+        }
+        for bad in ["", "a\nb", "\0", &"x".repeat(256), &"ü".repeat(128)] {
+            assert!(check_text("graph_id", bad).expect_err(bad).starts_with("graph_id is not"));
         }
     }
 }
