@@ -77,6 +77,11 @@ enum Prepared {
         host_path: PathBuf,
         why: &'static str,
     },
+    /// Its mount point's directory is not there; it is waited for, and nobody waits for that.
+    Away {
+        host_path: PathBuf,
+        why: &'static str,
+    },
     Postponed(Postponed),
 }
 
@@ -86,7 +91,7 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>,
     while jobs.peek().is_some() {
         let (started, began) = (Instant::now(), Timestamp::now());
         let mut outcome = Outcome::default();
-        let mut lost = 0;
+        let (mut lost, mut away) = (0, 0);
         let mut batch = match service.blobs.begin() {
             Ok(batch) => batch,
             Err(error) => {
@@ -120,8 +125,24 @@ fn register(service: &Service, lane: Lane, jobs: Vec<Job>, buffer: &mut Vec<u8>,
                     lost += 1;
                     outcome.done.push(job);
                 }
+                Prepared::Away { host_path, why } => {
+                    if service.state().tries(job.file) == 0 {
+                        if away == 0 {
+                            tracing::warn!(?host_path, workspace = %job.workspace.id, why, "a written file is registered when its directory is back");
+                        }
+                        away += 1;
+                    }
+                    let why = Postponed::Failed { reason: why.to_owned(), hopeless: true };
+                    outcome.postponed.push((job, why));
+                }
                 Prepared::Postponed(why) => outcome.postponed.push((job, why)),
             }
+        }
+        if away > 1 {
+            tracing::warn!(
+                files = away - 1,
+                "more files of this workspace wait for their directory"
+            );
         }
         if lost > 1 {
             tracing::warn!(
@@ -182,7 +203,11 @@ fn prepare(
         }
         Ok(Found::Away(why)) => {
             let host_path = mount.host_path.join(place.path.as_path());
-            return away(service, job, host_path, why);
+            let waited = Timestamp::now().as_microsecond().saturating_sub(job.existed_at);
+            if waited > AWAY_MICROSECONDS_MAX {
+                return Prepared::Lost { host_path, why };
+            }
+            return Prepared::Away { host_path, why };
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             tracing::warn!(path = ?place.path, workspace = %job.workspace.id, "a file is not kept: the workspace's owner may not read it");
@@ -288,18 +313,6 @@ fn oldest_by_path(service: &Service, job: &Job) -> Place {
     let proven = host_inode(job.file.file.0).is_some();
     let older = job.older.iter().filter(|_| proven).find(is_it);
     older.unwrap_or(&job.place).clone()
-}
-
-/// The file's directory is not there: it is waited for, and nobody waits for that.
-fn away(service: &Service, job: &Job, host_path: PathBuf, why: &'static str) -> Prepared {
-    let waited = Timestamp::now().as_microsecond().saturating_sub(job.existed_at);
-    if waited > AWAY_MICROSECONDS_MAX {
-        return Prepared::Lost { host_path, why };
-    }
-    if service.state().tries(job.file) == 0 {
-        tracing::warn!(?host_path, workspace = %job.workspace.id, why, "a written file is registered when its directory is back");
-    }
-    Prepared::Postponed(Postponed::Failed { reason: why.to_owned(), hopeless: true })
 }
 
 /// The file itself could not be opened or read.
