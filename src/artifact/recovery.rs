@@ -13,7 +13,6 @@ use super::schedule::DrainScope;
 use super::service::Service;
 use crate::model::artifact::ScanPolicy;
 use crate::model::id::RunId;
-use crate::storage::blob::local::LocalBlobs;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -138,7 +137,7 @@ fn take_over(service: &Service, dead: &Instance, since: Option<i64>) -> io::Resu
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    LocalBlobs::remove_temporaries_of(&service.settings.state_dir.join("blobs"), dead.uuid)?;
+    service.blobs.forget_instance(dead.uuid).map_err(io::Error::other)?;
     Ok(files)
 }
 

@@ -30,6 +30,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// Contents in a map. Tiers are no places of their own here: what is wanted by either is kept.
 #[derive(Debug)]
@@ -118,6 +119,10 @@ impl BlobStore for MemoryBlobs {
 
     /// A batch that is dropped leaves nothing here.
     fn discard(&self, _path: &Path) -> Result<(), BlobError> {
+        Ok(())
+    }
+
+    fn forget_instance(&self, _dead: Uuid) -> Result<(), BlobError> {
         Ok(())
     }
 }

@@ -70,6 +70,9 @@ pub trait BlobStore: Send + Sync {
 
     /// Removes what is half-written, by the path that [`survey`](Self::survey) told. That it is gone already is no error.
     fn discard(&self, path: &Path) -> Result<(), BlobError>;
+
+    /// Removes what a dead daemon left half-written.
+    fn forget_instance(&self, dead: Uuid) -> Result<(), BlobError>;
 }
 
 /// Where in a store a content is.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::tempdir;
+use uuid::Uuid;
 
 /// Fails as often as it was told, then works.
 #[derive(Clone, Default)]
@@ -69,6 +70,9 @@ impl BlobStore for FaultyBlobs {
     }
     fn discard(&self, path: &Path) -> Result<(), BlobError> {
         self.1.discard(path)
+    }
+    fn forget_instance(&self, dead: Uuid) -> Result<(), BlobError> {
+        self.1.forget_instance(dead)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::storage::{
     StorePart, Tier, Wanted,
 };
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -81,25 +82,6 @@ impl LocalBlobs {
     pub fn with_youth(mut self, youth: Duration) -> Self {
         self.tiers.youth = youth;
         self
-    }
-
-    /// Removes what a dead instance left half-written in the store at `root`.
-    pub fn remove_temporaries_of(root: &Path, instance: Uuid) -> io::Result<()> {
-        let prefix = format!("{instance}-");
-        let entries = match fs::read_dir(root.join("tmp")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                match fs::remove_file(entry.path()) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
     }
 
     fn fail(&self, doing: &'static str) -> impl FnOnce(io::Error) -> BlobError + '_ {
@@ -190,6 +172,21 @@ impl BlobStore for LocalBlobs {
 
     fn discard(&self, path: &Path) -> Result<(), BlobError> {
         remove(path).map_err(self.fail("remove what is half-written"))
+    }
+
+    fn forget_instance(&self, dead: Uuid) -> Result<(), BlobError> {
+        let prefix = format!("{dead}-");
+        let is_its = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(&prefix));
+        let forget = || {
+            for entry in fs::read_dir(self.root.join("tmp"))? {
+                let entry = entry?;
+                if is_its(&entry.file_name()) {
+                    remove(&entry.path())?;
+                }
+            }
+            Ok(())
+        };
+        forget().map_err(self.fail("remove what a dead daemon left half-written"))
     }
 }
 
