@@ -6,10 +6,11 @@
 mod cleanup;
 mod storage;
 
-use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
+use crate::model::id::{BackendId, RunId, SecretName, VariableName, WorkspaceId};
 use crate::sys::scm_rights;
 use crate::sys::unix_socket::{Address, connect_seqpacket};
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery, SyncOutcome, SyncRequest};
+use crate::wire::backend::BACKEND_HEADER;
 use crate::wire::daemon::{COMPANION_SUFFIX, CompanionAnswer, DESCRIPTORS_MAX, DaemonStatus};
 use crate::wire::life::{
     Event, EventPage, EventQuery, RegisterOutcome, RegisterRequest, UpdateRequest, VersionsQuery,
@@ -118,6 +119,8 @@ pub struct Leash {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// The backend whose artifacts the calls are about.
+    backend: Option<BackendId>,
 }
 
 /// The content of an artifact, on its way.
@@ -169,7 +172,12 @@ impl EventStream {
 
 impl Client {
     pub fn at(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), backend: None }
+    }
+
+    /// The same for artifacts of a backend.
+    pub fn with_backend(self, backend: Option<BackendId>) -> Self {
+        Self { backend, ..self }
     }
 
     pub fn socket(&self) -> &Path {
@@ -533,11 +541,15 @@ impl Client {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "belljar")
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(backend) = &self.backend {
+            request = request.header(BACKEND_HEADER, backend.as_str());
+        }
+        let request = request
             .body(Full::new(body))
             .expect("every path is built from checked identifiers and encoded segments");
         let answer = sender.send_request(request).await.map_err(lost)?;

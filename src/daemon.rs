@@ -12,6 +12,7 @@ use crate::api::door::Door;
 use crate::api::gate::Gate;
 use crate::api::listen::{Audience, Bound, ListenError, SocketFiles, bind};
 use crate::api::{self, About, Api};
+use crate::artifact::backend::Backends;
 use crate::artifact::{self, Artifacts};
 use crate::config::Config;
 use crate::config::catalog::CatalogKind;
@@ -250,7 +251,6 @@ enum Kind {
 /// Everything that was built.
 struct Running {
     api: Api,
-    artifacts: Artifacts,
     stop: CancellationToken,
     serving: JoinSet<()>,
     /// Last, so that the sockets go when all else is gone.
@@ -309,7 +309,8 @@ impl Running {
             }
             CatalogKind::Postgres => DaemonError::SharedCatalog(source),
         };
-        let artifacts = Artifacts::open(settings).map_err(failed)?;
+        let artifacts = Artifacts::open(settings.clone()).map_err(failed)?;
+        let backends = Backends::new(artifacts.clone(), settings, paths.uid);
         let door = Arc::new(Door::new(handle.clone()));
         let settings = workspace::Settings {
             runtime_dir: runtime_dir.clone(),
@@ -327,9 +328,14 @@ impl Running {
         }
         let happened = watch::Sender::new(());
         let tell = happened.clone();
-        artifacts.on_events(Box::new(move || tell.send_replace(())));
+        backends.on_events(Arc::new(move || tell.send_replace(())));
+        if kind == Kind::Service {
+            // The daemon of one command opens what the command asks for.
+            backends.open_known();
+        }
         let api = Api::new(api::Parts {
             workspaces,
+            backends,
             tokens: Tokens::new(config.api.waiting_tokens_per_user_max, config.api.token_lifetime),
             about: About {
                 instance,
@@ -348,12 +354,11 @@ impl Running {
         });
         door.lead_to(api.clone());
         let connections = config.api.connections_per_user_max;
-        Running::serve(api, artifacts, bound, connections, handle)
+        Running::serve(api, bound, connections, handle)
     }
 
     fn serve(
         api: Api,
-        artifacts: Artifacts,
         bound: Bound,
         connections: usize,
         handle: &Handle,
@@ -391,7 +396,7 @@ impl Running {
             },
             handle,
         );
-        Ok(Running { api, artifacts, stop, serving, files })
+        Ok(Running { api, stop, serving, files })
     }
 
     fn about(&self) -> &About {
@@ -399,7 +404,7 @@ impl Running {
     }
 
     fn stop(self, runtime: &Runtime, deadline: Instant) {
-        let Running { api, artifacts, stop, mut serving, files } = self;
+        let Running { api, stop, mut serving, files } = self;
         api.stopping.store(true, Ordering::Relaxed);
         // Connections are still taken meanwhile: whoever started a run asks for its receipt over a new one.
         api.workspaces.shutdown(deadline);
@@ -412,7 +417,7 @@ impl Running {
         if answers.is_err() {
             tracing::warn!("some requests were not answered before the deadline");
         }
-        let drained = artifacts.shutdown(deadline);
+        let drained = api.backends.shutdown(deadline);
         if !drained.complete {
             let count = drained.incomplete.len();
             tracing::warn!(count, "artifacts are not registered yet; the next start does it");

@@ -7,6 +7,7 @@ use super::input::{Body, Question, Segments};
 use crate::artifact::{self, DrainScope};
 use crate::wire;
 use crate::wire::artifact::{Artifact, ArtifactPage, ArtifactQuery, SyncOutcome, SyncRequest};
+use crate::workspace::RunScope;
 use axum::Json;
 use axum::extract::State;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub async fn list(
         query.workspace = Some(scope.workspace.clone());
     }
     let owner = caller.artifact_owner();
-    Ok(Json(api.blocking(move |workspaces| workspaces.artifacts().list(owner, &query)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.list(owner, &query)).await??))
 }
 
 pub async fn show(
@@ -43,9 +44,8 @@ pub async fn show(
 ) -> Result<Json<Artifact>, ApiError> {
     let owner = caller.artifact_owner();
     let wanted = reference.clone();
-    let artifact =
-        api.blocking(move |workspaces| workspaces.artifacts().get(owner, &wanted)).await??;
-    within_scope(&caller, &artifact, reference)?;
+    let artifact = api.blocking(move |_| caller.artifacts.get(owner, &wanted)).await??;
+    within_scope(caller.scope.as_ref(), &artifact, reference)?;
     Ok(Json(artifact))
 }
 
@@ -55,9 +55,7 @@ pub async fn remove(
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
     let voice = super::life::voice(&caller);
-    Ok(Json(
-        api.blocking(move |workspaces| workspaces.artifacts().delete(&voice, &reference)).await??,
-    ))
+    Ok(Json(api.blocking(move |_| caller.artifacts.delete(&voice, &reference)).await??))
 }
 
 /// Waits until what was closed before is registered.
@@ -81,9 +79,7 @@ pub async fn sync(
                     // A workspace that is gone may still have files on their way; they are the caller's own then.
                     let owner_uid = match workspaces.show(&actor, &id) {
                         Ok(found) => found.owner_uid,
-                        Err(_) if workspaces.artifacts().knows_workspace(actor.uid, &id)? => {
-                            actor.uid
-                        }
+                        Err(_) if caller.artifacts.knows_workspace(actor.uid, &id)? => actor.uid,
                         Err(unknown) => return Err(ApiError::from(unknown)),
                     };
                     DrainScope::Workspace { owner_uid, id }
@@ -91,7 +87,7 @@ pub async fn sync(
                 None if actor.uid == 0 => DrainScope::All,
                 None => DrainScope::Owner(actor.uid),
             };
-            let artifacts = workspaces.artifacts();
+            let artifacts = &caller.artifacts;
             if request.wait_upload {
                 artifacts.must_have_remote()?;
             }
@@ -121,11 +117,11 @@ pub async fn sync(
 
 /// Through a run's own socket, an artifact of another workspace is as good as none.
 pub fn within_scope(
-    caller: &Caller,
+    scope: Option<&RunScope>,
     artifact: &Artifact,
     reference: String,
 ) -> Result<(), ApiError> {
-    match &caller.scope {
+    match scope {
         Some(scope) if Some(&scope.workspace) != artifact.workspace_id.as_ref() => {
             Err(artifact::Error::NotFound { reference }.into())
         }

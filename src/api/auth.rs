@@ -6,7 +6,10 @@
 use super::Api;
 use super::error::ApiError;
 use super::gate::Peer;
-use crate::model::id::WorkspaceId;
+use crate::artifact::Artifacts;
+use crate::artifact::backend::Chosen;
+use crate::model::id::{BackendId, WorkspaceId};
+use crate::wire::backend::BACKEND_HEADER;
 use crate::workspace::{Actor, RunScope};
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
@@ -17,6 +20,10 @@ pub struct Caller {
     pub actor: Actor,
     /// `Some` on a run's own listener.
     pub scope: Option<RunScope>,
+    /// The artifacts that the request is about: the daemon's own, or those of a backend of the caller's.
+    pub artifacts: Artifacts,
+    /// The backend, if the request named one.
+    pub backend: Option<Chosen>,
 }
 
 impl Caller {
@@ -54,7 +61,17 @@ impl FromRequestParts<Api> for Caller {
             )));
         }
         if let Some(scope) = parts.extensions.get::<RunScope>() {
-            return Ok(Self { actor: scope.owner, scope: Some(scope.clone()) });
+            if parts.headers.contains_key(BACKEND_HEADER) {
+                return Err(ApiError::forbidden(
+                    "a run's artifacts are kept where its workspace's are: leave the backend out",
+                ));
+            }
+            return Ok(Self {
+                actor: scope.owner,
+                scope: Some(scope.clone()),
+                artifacts: scope.artifacts.clone(),
+                backend: None,
+            });
         }
         let ours = api.about.uid;
         if ours != 0 && peer.actor.uid != ours && peer.actor.uid != 0 {
@@ -63,6 +80,23 @@ impl FromRequestParts<Api> for Caller {
                 peer.actor.uid
             )));
         }
-        Ok(Self { actor: peer.actor, scope: None })
+        let backend = backend(parts, api, peer.actor.uid).await?;
+        let artifacts = backend.as_ref().map_or(api.backends.own(), |chosen| &chosen.artifacts);
+        Ok(Self { actor: peer.actor, scope: None, artifacts: artifacts.clone(), backend })
     }
+}
+
+/// The backend that the request names, opened if it has to be.
+async fn backend(parts: &Parts, api: &Api, uid: u32) -> Result<Option<Chosen>, ApiError> {
+    let Some(named) = parts.headers.get(BACKEND_HEADER) else { return Ok(None) };
+    let id: BackendId = named
+        .to_str()
+        .map_err(|_| ApiError::invalid(format!("the header {BACKEND_HEADER} is no backend's id")))?
+        .parse()
+        .map_err(|error| ApiError::invalid(format!("the header {BACKEND_HEADER}: {error}")))?;
+    if let Some(chosen) = api.backends.find(uid, &id) {
+        return Ok(Some(chosen));
+    }
+    let backends = api.backends.clone();
+    Ok(Some(api.wait(move |_| backends.reopen(uid, &id)).await??))
 }

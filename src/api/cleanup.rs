@@ -23,13 +23,13 @@ pub async fn plan(
             "root alone may clean up the artifacts of user {owner}"
         )));
     }
-    let made = api.wait(move |w| w.artifacts().plan_cleanup(owner, &request.criteria)).await??;
+    let made = api.wait(move |_| caller.artifacts.plan_cleanup(owner, &request.criteria)).await??;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
 pub async fn plans(State(api): State<Api>, caller: Caller) -> Result<Json<PlanList>, ApiError> {
     let owner = caller.artifact_owner();
-    Ok(Json(api.blocking(move |w| w.artifacts().cleanup_plans(owner)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.cleanup_plans(owner)).await??))
 }
 
 pub async fn show(
@@ -38,7 +38,7 @@ pub async fn show(
     Segments(id): Segments<PlanId>,
 ) -> Result<Json<Plan>, ApiError> {
     let owner = caller.artifact_owner();
-    Ok(Json(api.blocking(move |w| w.artifacts().cleanup_plan(owner, id)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.cleanup_plan(owner, id)).await??))
 }
 
 pub async fn apply(
@@ -47,7 +47,7 @@ pub async fn apply(
     Segments(id): Segments<PlanId>,
 ) -> Result<Json<Plan>, ApiError> {
     let voice = voice(&caller);
-    Ok(Json(api.wait(move |w| w.artifacts().apply_cleanup(&voice, id)).await??))
+    Ok(Json(api.wait(move |_| caller.artifacts.apply_cleanup(&voice, id)).await??))
 }
 
 pub async fn policies(
@@ -55,7 +55,7 @@ pub async fn policies(
     caller: Caller,
 ) -> Result<Json<PolicyList>, ApiError> {
     let owner = caller.artifact_owner();
-    Ok(Json(api.blocking(move |w| w.artifacts().policies(owner)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.policies(owner)).await??))
 }
 
 pub async fn policy(
@@ -64,7 +64,7 @@ pub async fn policy(
     Segments(name): Segments<PolicyName>,
 ) -> Result<Json<Policy>, ApiError> {
     let owner = caller.actor.uid;
-    Ok(Json(api.blocking(move |w| w.artifacts().policy(owner, &name)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.policy(owner, &name)).await??))
 }
 
 pub async fn set_policy(
@@ -74,7 +74,7 @@ pub async fn set_policy(
     Body(request): Body<PolicyRequest>,
 ) -> Result<Json<Policy>, ApiError> {
     let owner = caller.actor.uid;
-    Ok(Json(api.blocking(move |w| w.artifacts().set_policy(owner, &name, &request)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.set_policy(owner, &name, &request)).await??))
 }
 
 pub async fn remove_policy(
@@ -83,6 +83,6 @@ pub async fn remove_policy(
     Segments(name): Segments<PolicyName>,
 ) -> Result<StatusCode, ApiError> {
     let owner = caller.actor.uid;
-    api.blocking(move |w| w.artifacts().remove_policy(owner, &name)).await??;
+    api.blocking(move |_| caller.artifacts.remove_policy(owner, &name)).await??;
     Ok(StatusCode::NO_CONTENT)
 }

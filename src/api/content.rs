@@ -25,8 +25,8 @@ pub async fn read(
     let owner = caller.artifact_owner();
     let wanted = reference.clone();
     let (artifact, file) =
-        api.blocking(move |workspaces| workspaces.artifacts().content(owner, &wanted)).await??;
-    within_scope(&caller, &artifact, reference)?;
+        api.blocking(move |_| caller.artifacts.content(owner, &wanted)).await??;
+    within_scope(caller.scope.as_ref(), &artifact, reference)?;
     let size = artifact.size;
     let part = match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
         None => Part::Whole,

@@ -79,6 +79,7 @@ mod tests {
     use super::*;
     use crate::api::descriptors::Tokens;
     use crate::api::{About, Parts};
+    use crate::artifact::backend::Backends;
     use crate::artifact::{self, Artifacts};
     use crate::model::id::RunId;
     use crate::sandbox::launcher::Launcher;
@@ -97,8 +98,9 @@ mod tests {
         std::fs::create_dir_all(&state_dir).expect("make");
         std::fs::create_dir_all(&runtime_dir).expect("make");
         let instance = Uuid::now_v7();
-        let artifacts =
-            Artifacts::open(artifact::Settings::new(state_dir.clone(), instance)).expect("opens");
+        let own = artifact::Settings::new(state_dir.clone(), instance);
+        let artifacts = Artifacts::open(own.clone()).expect("opens");
+        let uid = nix::unistd::geteuid().as_raw();
         let door = Arc::new(Door::new(runtime));
         let settings = workspace::Settings {
             runtime_dir: runtime_dir.clone(),
@@ -106,15 +108,20 @@ mod tests {
             runs_per_user_max: 4,
             tmp_size_bytes: 1 << 20,
         };
-        let workspaces =
-            Workspaces::new(settings, artifacts, door.clone(), Launcher::start().expect("starts"))
-                .expect("sets up");
+        let workspaces = Workspaces::new(
+            settings,
+            artifacts.clone(),
+            door.clone(),
+            Launcher::start().expect("starts"),
+        )
+        .expect("sets up");
         door.lead_to(Api::new(Parts {
             workspaces,
+            backends: Backends::new(artifacts, own, uid),
             tokens: Tokens::new(4, Duration::from_secs(60)),
             about: About {
                 instance,
-                uid: nix::unistd::geteuid().as_raw(),
+                uid,
                 embedded: true,
                 state_dir,
                 runtime_dir,
@@ -153,6 +160,7 @@ mod tests {
             run: RunId::generate(),
             workspace: "own".parse().expect("legal"),
             owner: Actor { uid: nix::unistd::geteuid().as_raw(), gid: 0, pid: 1 },
+            artifacts: door.api.get().expect("it leads there").backends.own().clone(),
         };
         let open = door.open(&inside, scope).expect("opens");
         let socket = inside.join(SOCKET_NAME);
@@ -174,6 +182,8 @@ mod tests {
             ("DELETE", "/v1/workspaces/own/secrets/KEY"),
             ("PUT", "/v1/workspaces/own/env/A"),
             ("POST", "/v1/runs"),
+            ("PUT", "/v1/storage/backend"),
+            ("GET", "/v1/storage/backends"),
             ("POST", "/v1/artifacts/sync"),
             ("DELETE", "/v1/artifacts/x"),
             ("POST", "/v1/artifacts/x/archive"),

@@ -137,6 +137,14 @@ impl From<artifact::Error> for ApiError {
                 Self::new(StatusCode::FORBIDDEN, "artifact-quarantined", detail)
             }
             E::Deleted { .. } => Self::new(StatusCode::GONE, "artifact-deleted", detail),
+            E::BackendRefused { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "backend-refused", detail)
+            }
+            E::BackendUnusable { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "backend-unavailable", detail)
+            }
+            E::NoSuchBackend { .. } => Self::not_found("backend-not-found", detail),
+            E::BackendClosed { .. } => Self::new(StatusCode::CONFLICT, "backend-not-open", detail),
             E::NoRemote => Self::new(StatusCode::CONFLICT, "no-remote-store", detail),
             E::ContentElsewhere { .. } | E::ContentInOtherStore { .. } => {
                 Self::new(StatusCode::CONFLICT, "content-elsewhere", detail)

@@ -7,7 +7,9 @@ use super::Api;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::input::{Question, Segments};
+use crate::artifact::Artifacts;
 use crate::wire::life::{EventPage, EventQuery};
+use crate::workspace::registry::Workspaces;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -58,14 +60,13 @@ struct Subscription {
     owner: Option<u32>,
     reference: Option<String>,
     query: EventQuery,
+    artifacts: Artifacts,
 }
 
 impl Subscription {
     async fn page(&self, api: &Api) -> Result<EventPage, ApiError> {
-        let Self { owner, reference, query } = self.clone();
-        let page = move |w: &crate::workspace::registry::Workspaces| {
-            w.artifacts().events(owner, reference.as_deref(), &query)
-        };
+        let Self { owner, reference, query, artifacts } = self.clone();
+        let page = move |_: &Workspaces| artifacts.events(owner, reference.as_deref(), &query);
         Ok(api.blocking(page).await??)
     }
 }
@@ -90,12 +91,20 @@ async fn answer(
     if query.after.is_some_and(|after| after < 0) {
         return Err(ApiError::invalid("`after` is below 0: use the `next` of the page before"));
     }
-    let mut subscription = Subscription { owner: caller.artifact_owner(), reference, query };
+    let mut subscription = Subscription {
+        owner: caller.artifact_owner(),
+        reference,
+        query,
+        artifacts: caller.artifacts.clone(),
+    };
     if !follow {
         return Ok(Json(subscription.page(&api).await?).into_response());
     }
     if subscription.query.after.is_none() {
-        subscription.query.after = Some(api.blocking(|w| w.artifacts().newest_event()).await??);
+        subscription.query.after = {
+            let artifacts = caller.artifacts.clone();
+            Some(api.blocking(move |_| artifacts.newest_event()).await??)
+        };
     }
     subscription.query.limit = Some(PAGE);
     // What is wrong with the request is answered before the stream begins.

@@ -74,10 +74,10 @@ pub async fn register(
     let run = caller.scope.as_ref().map(|scope| scope.run);
     let owner = caller.actor.uid;
     let outcomes = api
-        .wait(move |workspaces| {
+        .wait(move |_| {
             // The client's connection is held until its files are copied.
             let _set = set;
-            workspaces.artifacts().register(owner, &voice(&caller), run, items, patience)
+            caller.artifacts.register(owner, &voice(&caller), run, items, patience)
         })
         .await??;
     let results = outcomes.into_iter().map(|outcome| match outcome {
@@ -138,9 +138,9 @@ pub async fn update(
     };
     let patience = Patience(Instant::now() + PATIENCE);
     let updated = api
-        .wait(move |workspaces| {
+        .wait(move |_| {
             let _set = set;
-            workspaces.artifacts().update(&voice(&caller), &reference, request, file, patience)
+            caller.artifacts.update(&voice(&caller), &reference, request, file, patience)
         })
         .await??;
     Ok(Json(updated))
@@ -152,7 +152,7 @@ pub async fn archive(
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
     let voice = voice(&caller);
-    Ok(Json(api.blocking(move |w| w.artifacts().archive(&voice, &reference)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.archive(&voice, &reference)).await??))
 }
 
 pub async fn restore(
@@ -161,7 +161,7 @@ pub async fn restore(
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
     let voice = voice(&caller);
-    Ok(Json(api.blocking(move |w| w.artifacts().restore(&voice, &reference)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.restore(&voice, &reference)).await??))
 }
 
 pub async fn pin(
@@ -170,7 +170,7 @@ pub async fn pin(
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
     let voice = voice(&caller);
-    Ok(Json(api.blocking(move |w| w.artifacts().pin(&voice, &reference, true)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.pin(&voice, &reference, true)).await??))
 }
 
 pub async fn unpin(
@@ -179,7 +179,7 @@ pub async fn unpin(
     Segments(reference): Segments<String>,
 ) -> Result<Json<Artifact>, ApiError> {
     let voice = voice(&caller);
-    Ok(Json(api.blocking(move |w| w.artifacts().pin(&voice, &reference, false)).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.pin(&voice, &reference, false)).await??))
 }
 
 pub async fn versions(
@@ -190,8 +190,10 @@ pub async fn versions(
 ) -> Result<Json<ArtifactPage>, ApiError> {
     let owner = caller.artifact_owner();
     let wanted = reference.clone();
-    let mut page = api.blocking(move |w| w.artifacts().versions(owner, &wanted, &query)).await??;
-    page.artifacts.retain(|artifact| within_scope(&caller, artifact, String::new()).is_ok());
+    let mut page =
+        api.blocking(move |_| caller.artifacts.versions(owner, &wanted, &query)).await??;
+    page.artifacts
+        .retain(|artifact| within_scope(caller.scope.as_ref(), artifact, String::new()).is_ok());
     if page.artifacts.is_empty() {
         return Err(crate::artifact::Error::NotFound { reference }.into());
     }

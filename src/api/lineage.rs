@@ -15,8 +15,5 @@ pub async fn show(
     Question(query): Question<LineageQuery>,
 ) -> Result<Json<Lineage>, ApiError> {
     let owner = caller.artifact_owner();
-    let walk = move |workspaces: &crate::workspace::registry::Workspaces| {
-        workspaces.artifacts().lineage(owner, &reference, &query)
-    };
-    Ok(Json(api.blocking(walk).await??))
+    Ok(Json(api.blocking(move |_| caller.artifacts.lineage(owner, &reference, &query)).await??))
 }

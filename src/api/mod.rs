@@ -25,6 +25,7 @@ pub mod storage;
 pub mod verify;
 pub mod workspaces;
 
+use crate::artifact::backend::Backends;
 use crate::workspace::RunScope;
 use crate::workspace::registry::Workspaces;
 use axum::extract::Request;
@@ -52,6 +53,7 @@ pub struct Api(Arc<Parts>);
 #[derive(Debug)]
 pub struct Parts {
     pub workspaces: Workspaces,
+    pub backends: Backends,
     pub tokens: Tokens,
     pub about: About,
     pub body_size_max: u64,
@@ -148,6 +150,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/artifacts/{reference}/lineage", get(lineage::show))
         .route("/v1/storage", get(storage::status))
         .route("/v1/storage/gc", post(storage::collect))
+        .route("/v1/storage/backend", put(storage::set_backend))
+        .route("/v1/storage/backends", get(storage::backends))
         .route("/v1/cleanup/plans", post(cleanup::plan).get(cleanup::plans))
         .route("/v1/cleanup/plans/{id}", get(cleanup::show))
         .route("/v1/cleanup/plans/{id}/apply", post(cleanup::apply))

@@ -35,7 +35,8 @@ pub async fn start(
     Body(request): Body<RunRequest>,
 ) -> Result<(StatusCode, Json<RunStarted>), ApiError> {
     let mut set = api.tokens.claim(caller.actor.uid, &request.descriptors)?;
-    let definition = define_run(request, &caller.actor, &mut set, api.drain_timeout)?;
+    let mut definition = define_run(request, &caller.actor, &mut set, api.drain_timeout)?;
+    definition.workspace.backend = caller.backend;
     let mut leash = set.leash;
     // A task of its own: when the client goes away this handler is dropped half-way, and a run that had just started
     // would have nobody to end it.

@@ -36,10 +36,11 @@ pub async fn daemon(
     State(api): State<Api>,
     _caller: Caller,
 ) -> Result<Json<DaemonStatus>, ApiError> {
+    let backends = api.backends.clone();
     let (workspaces, runs, pending, passthrough) = api
-        .blocking(|workspaces| {
+        .blocking(move |workspaces| {
             let (count, runs) = workspaces.counts();
-            (count, runs, workspaces.artifacts().pending(), workspaces.passthrough())
+            (count, runs, backends.pending(), workspaces.passthrough())
         })
         .await?;
     let about = &api.about;

@@ -31,7 +31,8 @@ pub async fn create(
             "a lease is the connection that descriptors were sent over, and none were sent: send some, the descriptor of /dev/null where there is no mount point, and name the token",
         ));
     }
-    let definition = define(request, set.as_mut())?;
+    let mut definition = define(request, set.as_mut())?;
+    definition.backend = caller.backend;
     let actor = caller.actor;
     if !leased {
         let workspace =
@@ -115,7 +116,7 @@ pub fn define(
     for (name, value) in &request.env {
         check_value(name, value)?;
     }
-    Ok(Definition { id: request.id, mounts, secrets, env: request.env })
+    Ok(Definition { id: request.id, mounts, secrets, env: request.env, backend: None })
 }
 
 /// What the client says where the directory is, for messages and for where the kernel's own name of it is of no use.

@@ -5,7 +5,7 @@ use crate::model::artifact::ArtifactState;
 use crate::model::cleanup::BadCriteria;
 use crate::model::digest::Digest;
 use crate::model::expression::parse::SyntaxError;
-use crate::model::id::{ArtifactId, PlanId, PolicyName};
+use crate::model::id::{ArtifactId, BackendId, PlanId, PolicyName};
 use crate::model::names::Alias;
 use crate::storage::life::Refusal;
 use crate::storage::remote::RemoteError;
@@ -40,6 +40,20 @@ pub enum Error {
     ContentInOtherStore { digest: Digest, stores: String },
     #[error("there is no remote store: name one in the daemon's configuration (`storage.remote`)")]
     NoRemote,
+    #[error("{why}")]
+    BackendRefused { why: String },
+    #[error("cannot use {place} for artifacts")]
+    BackendUnusable {
+        place: String,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error(
+        "no backend {id} of yours: set it again, or see `belljar storage backends` for those that there are"
+    )]
+    NoSuchBackend { id: BackendId },
+    #[error("backend {id} is not open: {why}; set it again")]
+    BackendClosed { id: BackendId, why: String },
     #[error("cannot note the workspace in the journal")]
     Journal(#[source] io::Error),
     #[error("cannot scan the workspace's directories")]

@@ -13,6 +13,7 @@
 //!
 //! All calls of [`Artifacts`] but those of its observers may block; async code makes them from a blocking pool.
 
+pub mod backend;
 mod choose;
 mod cleanup;
 mod copy;
@@ -66,11 +67,12 @@ pub use recovery::{InstanceRecord, Recovered};
 pub use scan::{ScanError, Scanned};
 pub use schedule::{DrainScope, Drained};
 pub use secrets::SecretSource;
-pub use settings::Settings;
+pub use settings::{ContentsAt, Settings};
 
 use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
+use crate::storage::blob::owned::OwnedBlobs;
 use crate::storage::catalog::postgres::{PostgresCatalog, PostgresSettings};
 use crate::storage::catalog::sqlite::SqliteCatalog;
 use crate::storage::upload::Destination;
@@ -231,12 +233,23 @@ impl Artifacts {
             .map_err(state_error("make the state directory", root))?;
         let catalog: Box<dyn Catalog> = match &settings.catalog {
             None => Box::new(SqliteCatalog::open(&root.join("catalog.sqlite"))?),
-            Some(database) => Box::new(open_database(database)?),
+            Some(database) if settings.waits_for_database => Box::new(open_database(database)?),
+            Some(database) => Box::new(PostgresCatalog::open(database)?),
         };
-        let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
-            .with_archive(root.join("archive"))
-            .with_damaged(root.join("damaged"));
-        Self::with_storage(settings, Box::new(blobs), catalog)
+        let local = |root: &Path| {
+            let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
+                .with_archive(root.join("archive"))
+                .with_damaged(root.join("damaged"));
+            Ok(Box::new(blobs) as Box<dyn BlobStore>)
+        };
+        let blobs = match settings.contents.clone() {
+            None => local(root)?,
+            Some(ContentsAt { path, owner: None }) => local(&path)?,
+            Some(ContentsAt { path, owner: Some(owner) }) => {
+                Box::new(OwnedBlobs::open(owner, &path, || local(&path))?)
+            }
+        };
+        Self::with_storage(settings, blobs, catalog)
     }
 
     /// The same over a given storage; the journal is in the state directory all the same.

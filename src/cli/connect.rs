@@ -9,6 +9,7 @@ use super::output;
 use crate::client::{Client, ClientError};
 use crate::config::paths::{Paths, Surroundings, system_socket};
 use crate::config::{Config, Overrides};
+use crate::model::id::BackendId;
 use crate::telemetry;
 use anyhow::Context as _;
 use std::future::Future;
@@ -29,6 +30,8 @@ pub trait PrivateDaemon {
 pub struct Context {
     overrides: Overrides,
     around: Surroundings,
+    /// `--backend`.
+    backend: Option<BackendId>,
     start: StartPrivate,
 }
 
@@ -70,7 +73,7 @@ impl Context {
             log_filter: None,
             log_format: None,
         };
-        Self { overrides, around: Surroundings::ours(), start }
+        Self { overrides, around: Surroundings::ours(), backend: places.backend, start }
     }
 
     /// Settings and places as they are in force.
@@ -80,6 +83,18 @@ impl Context {
         Ok((config, paths))
     }
 
+    /// The backend whose artifacts the command is about.
+    fn backend(&self) -> Result<Option<BackendId>, Failure> {
+        let named = || self.around.text("BELLJAR_BACKEND");
+        match &self.backend {
+            Some(id) => Ok(Some(id.clone())),
+            None => named()
+                .map(|text| text.parse().context("BELLJAR_BACKEND"))
+                .transpose()
+                .map_err(Failure::from),
+        }
+    }
+
     /// The running daemon, if there is one.
     pub fn find(&self, paths: &Paths) -> Result<Option<Client>, Failure> {
         let named_by = match (&self.overrides.socket, self.around.path("BELLJAR_SOCKET")) {
@@ -87,7 +102,8 @@ impl Context {
             (None, Some(_)) => Some("BELLJAR_SOCKET"),
             (None, None) => None,
         };
-        let client = Client::at(&paths.socket);
+        let backend = self.backend()?;
+        let client = Client::at(&paths.socket).with_backend(backend.clone());
         if let Some(named_by) = named_by {
             return match client.probe() {
                 Ok(()) => Ok(Some(client)),
@@ -101,7 +117,7 @@ impl Context {
                 Err(error) => Err(error.into()),
             };
         }
-        for client in [client, Client::at(system_socket())] {
+        for client in [client, Client::at(system_socket()).with_backend(backend)] {
             match client.probe() {
                 Ok(()) => return Ok(Some(client)),
                 // A user who is not in the group of the system's daemon has a private one instead.
@@ -146,7 +162,7 @@ impl Context {
             .map_err(anyhow::Error::from)?;
         let private = (self.start)(config, paths)
             .context("no daemon is running, and a private one could not be started")?;
-        let client = Client::at(private.socket());
+        let client = Client::at(private.socket()).with_backend(self.backend()?);
         Ok(Connection::new(client, Some(private))?)
     }
 }

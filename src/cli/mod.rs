@@ -25,6 +25,7 @@ pub mod storage;
 pub mod verify;
 pub mod workspace;
 
+use crate::model::id::BackendId;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use connect::{Context, StartPrivate};
 use exit::Failure;
@@ -57,6 +58,9 @@ pub struct Places {
     /// Configuration file (BELLJAR_CONFIG).
     #[arg(long, global = true, value_name = "FILE", help_heading = "Places")]
     config: Option<PathBuf>,
+    /// Artifacts of this backend, not of the daemon's own place (BELLJAR_BACKEND; see `storage backends`).
+    #[arg(long, global = true, value_name = "ID", help_heading = "Places")]
+    backend: Option<BackendId>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,7 +144,9 @@ fn is_run(arguments: &[OsString]) -> bool {
         if !word.starts_with('-') {
             return word == "run";
         }
-        if ["--socket", "--state-dir", "--runtime-dir", "--config"].contains(&word.as_ref()) {
+        if ["--socket", "--state-dir", "--runtime-dir", "--config", "--backend"]
+            .contains(&word.as_ref())
+        {
             words.next();
         }
     }

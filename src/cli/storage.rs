@@ -1,19 +1,38 @@
-//! `belljar storage`: how uploads are doing, and what a remote store has that nobody names.
+//! `belljar storage`: how uploads are doing, what a remote store has that nobody names, and which backends there are.
 
 use super::connect::{Connection, Context};
 use super::exit::DONE;
 use super::{Outcome, output};
 use crate::config::units::parse_duration;
+use crate::config::yaml;
+use crate::wire::backend::{Backend, BackendList, BackendRequest, BackendState, DirectoryIdentity};
 use crate::wire::storage::{
     Amount, CollectReport, CollectRequest, Queue, RemoteStatus, StorageStatus,
 };
+use anyhow::Context as _;
 use clap::Subcommand;
+use std::fs::{DirBuilder, File};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 #[derive(Debug, Subcommand)]
 pub enum StorageCommand {
     /// Say what the remote store is doing and what has still to be sent to it.
     Status {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open a place for artifacts besides the daemon's own, and print its id for --backend.
+    Add {
+        /// Describes it as `PUT /v1/storage/backend` does, as YAML or JSON; `-` is standard input.
+        file: PathBuf,
+    },
+    /// List the places for artifacts that programs have asked for, besides the daemon's own.
+    Backends {
         /// One JSON document.
         #[arg(long)]
         json: bool,
@@ -44,8 +63,76 @@ pub fn run(context: &Context, command: StorageCommand) -> Outcome {
             }
             Ok(DONE)
         }
+        StorageCommand::Add { file } => {
+            let backend = connection.block_on(connection.client.set_backend(&request(&file)?))?;
+            output::print(&format!("{}\n", backend.id));
+            if let Some(problem) = &backend.problem {
+                output::remark(&format!("{}: {problem}", backend.place));
+            }
+            Ok(DONE)
+        }
+        StorageCommand::Backends { json } => {
+            let list = connection.block_on(connection.client.backends())?;
+            if json {
+                output::print_json(&list);
+            } else {
+                print_backends(&list);
+            }
+            Ok(DONE)
+        }
         StorageCommand::Gc { apply, older_than, json } => {
             collect(&connection, apply, older_than, json)
+        }
+    }
+}
+
+/// What a file says of a backend. Its directory is looked at as this process sees it, so that the daemon uses no other.
+fn request(file: &Path) -> anyhow::Result<BackendRequest> {
+    // It may hold keys and passwords.
+    let mut text = Zeroizing::new(String::new());
+    let read = match file.as_os_str().as_encoded_bytes() {
+        b"-" => std::io::stdin().read_to_string(&mut text),
+        _ => File::open(file).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    read.with_context(|| format!("read {}", file.display()))?;
+    let request: Option<BackendRequest> = yaml::parse(file, &text)?;
+    let mut request = request
+        .with_context(|| format!("{} is empty: describe a backend in it", file.display()))?;
+    if let Some(path) = request.base_path.as_ref().or(request.file_storage_path.as_ref()) {
+        let make = request.create_dirs.unwrap_or(true);
+        let made = match make {
+            true => DirBuilder::new().recursive(true).mode(0o700).create(path),
+            false => Ok(()),
+        };
+        let there = made.and_then(|()| std::fs::metadata(path));
+        let there = there.with_context(|| format!("use the directory {path}"))?;
+        request.directory = Some(DirectoryIdentity { device: there.dev(), inode: there.ino() });
+    }
+    Ok(request)
+}
+
+fn print_backends(list: &BackendList) {
+    let state = |state| match state {
+        BackendState::Open => "open",
+        BackendState::WaitingForCredentials => "waiting-for-credentials",
+        BackendState::Unavailable => "unavailable",
+        BackendState::Closed => "closed",
+    };
+    let row = |backend: &Backend| {
+        vec![
+            backend.id.to_string(),
+            backend.kind.as_str().to_owned(),
+            backend.owner_uid.to_string(),
+            state(backend.state).to_owned(),
+            backend.pending_artifacts.to_string(),
+            backend.place.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = list.backends.iter().map(row).collect();
+    output::print(&output::table(&["ID", "KIND", "OWNER", "STATE", "PENDING", "PLACE"], &rows));
+    for backend in &list.backends {
+        if let Some(problem) = &backend.problem {
+            output::print(&output::plain(&format!("{}: {problem}\n", backend.id)));
         }
     }
 }

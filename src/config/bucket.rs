@@ -67,6 +67,18 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether what goes there never leaves the machine.
+    pub fn is_loopback(&self) -> bool {
+        let host = match self.host.rfind(']') {
+            Some(bracket) => &self.host[..=bracket],
+            None => self.host.split(':').next().unwrap_or_default(),
+        };
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
 impl Bucket {
     /// Whether all of it can be used, or which key cannot and why.
     pub fn check(&self) -> Result<(), String> {

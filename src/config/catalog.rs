@@ -138,6 +138,12 @@ impl Connection {
         self.parameters.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
+    /// The same without a password.
+    pub fn without_password(&self) -> Self {
+        let others = self.parameters.iter().filter(|(name, _)| name != "password");
+        Self { parameters: others.cloned().collect() }
+    }
+
     /// All but those of these names, each once.
     pub fn without<'a>(
         &'a self,

@@ -102,6 +102,11 @@ checked_text!(
     VariableName, "variable name", is_variable, Variable
 );
 
+checked_text!(
+    /// A place for artifacts that a user has asked for, unique on the daemon.
+    BackendId, "backend id", is_name, Name
+);
+
 impl WorkspaceId {
     /// A fresh id for a workspace that the user did not name.
     pub fn generate() -> Self {

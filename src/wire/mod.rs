@@ -4,6 +4,7 @@
 //! an unknown field in a response is ignored, so that an older client understands a newer daemon.
 
 pub mod artifact;
+pub mod backend;
 pub mod cleanup;
 pub mod daemon;
 pub mod life;

@@ -1,7 +1,7 @@
 //! Workspaces, their mount points, secrets and environment.
 
 use crate::model::access::Access;
-use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
+use crate::model::id::{BackendId, MountName, RunId, SecretName, VariableName, WorkspaceId};
 use crate::model::mount::{CachePolicy, SetId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,9 @@ pub struct Workspace {
     pub kept: bool,
     /// Clients that hold a lease on it.
     pub leases: u64,
+    /// Where its artifacts are kept, if that is not the daemon's own place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendId>,
     pub created_at: Timestamp,
 }
 

@@ -10,11 +10,12 @@ use super::holders::Holders;
 use super::patience::within;
 use super::wanted::Wanted;
 use super::{Actor, Error, MountDefinition};
+use crate::artifact::backend::Chosen;
 use crate::artifact::{Artifacts, AttachedMount, AttachedWorkspace};
 use crate::fuse::adapter::WorkspaceFilesystem;
 use crate::fuse::session::{Mounted, Purpose, Session};
 use crate::model::access::Access;
-use crate::model::id::WorkspaceId;
+use crate::model::id::{BackendId, WorkspaceId};
 use crate::model::path::escape;
 use crate::policy::mount_table::{MountPoint, MountTable};
 use crate::sys::credentials::Credentials;
@@ -55,6 +56,10 @@ pub struct Workspace {
     pub contents: Arc<Contents>,
     pub runs: Arc<RunIndex>,
     pub holders: Holders,
+    /// Where what is written here is kept.
+    pub artifacts: Artifacts,
+    /// The backend that this is, if it is not the daemon's own place.
+    pub backend: Option<BackendId>,
     pub created_at: Timestamp,
     /// Identity of the directories, to tell whether another definition means the same.
     pub directories: Vec<(u64, u64)>,
@@ -138,12 +143,13 @@ impl Workspace {
     /// Makes a workspace and mounts it below `runtime`.
     pub fn make(
         runtime: &Path,
-        artifacts: &Artifacts,
+        kept: (Artifacts, Option<BackendId>),
         descriptors: &Arc<DescriptorBudget>,
         owner: Actor,
         id: WorkspaceId,
         wanted: &Wanted,
     ) -> Result<Self, Error> {
+        let (artifacts, backend) = kept;
         let points = wanted.iter().map(|(mount, looked)| MountPoint {
             name: mount.name.clone(),
             access: mount.access,
@@ -210,7 +216,7 @@ impl Workspace {
             let views = session
                 .attach(&root)
                 .map_err(unmountable)
-                .and_then(|()| super::views::serve(artifacts, &owner, &id, &root));
+                .and_then(|()| super::views::serve(&artifacts, &owner, &id, &root));
             match views {
                 Ok(views) => Ok((vfs, session, views, root, passthrough)),
                 Err(error) => {
@@ -234,6 +240,8 @@ impl Workspace {
             contents,
             runs,
             holders: Holders::default(),
+            artifacts,
+            backend,
             created_at: Timestamp::now(),
             directories: wanted.iter().map(|(_, looked)| looked.identity()).collect(),
             owners: wanted
@@ -250,6 +258,16 @@ impl Workspace {
 
     pub fn mounts(&self) -> &MountTable {
         self.vfs.mounts()
+    }
+
+    /// The same for where artifacts are kept; a definition that names no backend means the one that is.
+    pub fn kept_elsewhere(&self, wanted: &Option<Chosen>) -> Option<String> {
+        let wanted = wanted.as_ref().filter(|wanted| Some(&wanted.id) != self.backend.as_ref())?;
+        let own = match &self.backend {
+            Some(id) => format!("backend {id}"),
+            None => "the daemon's own place".to_owned(),
+        };
+        Some(format!("keeps its artifacts in {own} and not in backend {}", wanted.id))
     }
 
     /// What a definition asks for that this workspace is not, as the end of a sentence; nothing when it describes this
@@ -340,7 +358,7 @@ impl Workspace {
     }
 
     /// Unmounts. What was closed before is registered or stays in the journal; the caller has drained it.
-    pub fn end(&self, artifacts: &Artifacts) {
+    pub fn end(&self) {
         let session = self.session.lock().expect("no panic under this lock").take();
         if let Some(session) = session {
             session.end();
@@ -349,7 +367,7 @@ impl Workspace {
             if let Some(views) = views {
                 views.end();
             }
-            artifacts.detach(&self.id, self.owner.uid);
+            self.artifacts.detach(&self.id, self.owner.uid);
             if let Err(error) = std::fs::remove_dir(&self.root) {
                 tracing::warn!(%error, root = %self.root.display(), "remove a workspace's directory");
             }
@@ -380,6 +398,7 @@ impl Workspace {
             runs,
             kept: self.holders.is_kept(),
             leases: self.holders.leases() as u64,
+            backend: self.backend.clone(),
             created_at: self.created_at,
         }
     }

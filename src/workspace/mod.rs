@@ -19,7 +19,8 @@ pub mod run;
 mod views;
 mod wanted;
 
-use crate::artifact;
+use crate::artifact::backend::Chosen;
+use crate::artifact::{self, Artifacts};
 use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
 use crate::model::mount::{CachePolicy, SetId};
@@ -47,6 +48,8 @@ pub struct RunScope {
     pub run: RunId,
     pub workspace: WorkspaceId,
     pub owner: Actor,
+    /// Where the workspace's artifacts are kept.
+    pub artifacts: Artifacts,
 }
 
 /// Opens a run's own listener inside a directory that only its sandbox sees; dropping the box closes it.
@@ -71,6 +74,8 @@ pub struct Definition {
     pub mounts: Vec<MountDefinition>,
     pub secrets: BTreeMap<SecretName, (SecretValue, bool)>,
     pub env: BTreeMap<VariableName, String>,
+    /// Where its artifacts are kept. `None`: where those of the workspace are that is there, else the daemon's own place.
+    pub backend: Option<Chosen>,
 }
 
 #[derive(Debug)]

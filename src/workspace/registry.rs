@@ -9,6 +9,7 @@ use super::lifecycle::{self, Workspace};
 use super::run::{self, Run};
 use super::wanted::Wanted;
 use super::{Actor, Definition, Error, RunDefinition, RunDoor, Settings, recovery};
+use crate::artifact::backend::Chosen;
 use crate::artifact::{self, Artifacts, DrainScope};
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
 use crate::sandbox::launcher::Launcher;
@@ -257,6 +258,7 @@ impl Workspaces {
             }
             // Naming no mount point means the workspace as it is.
             let difference = if wanted.is_empty() { None } else { existing.difference(&wanted) };
+            let difference = difference.or_else(|| existing.kept_elsewhere(&definition.backend));
             if usable && difference.is_none() {
                 existing.check_directories()?;
                 fill(&existing.contents, definition)?;
@@ -298,16 +300,20 @@ impl Workspaces {
                 });
             }
         }
+        let kept = match definition.backend.take() {
+            Some(Chosen { id, artifacts }) => (artifacts, Some(id)),
+            None => (self.0.artifacts.clone(), None),
+        };
         let workspace = Arc::new(Workspace::make(
             &self.0.settings.runtime_dir,
-            &self.0.artifacts,
+            kept,
             &self.0.descriptors,
             *actor,
             id,
             &wanted,
         )?);
         if let Err(error) = fill(&workspace.contents, definition) {
-            workspace.end(&self.0.artifacts);
+            workspace.end();
             return Err(error);
         }
         let stopping = {
@@ -319,7 +325,7 @@ impl Workspaces {
         };
         if stopping {
             // The end of all workspaces has been and did not see this one.
-            workspace.end(&self.0.artifacts);
+            workspace.end();
             return Err(Error::Unavailable { message: "the daemon is stopping".to_owned() });
         }
         Ok((workspace, true, claim))
@@ -366,11 +372,11 @@ impl Workspaces {
         self.state().workspaces.remove(&(workspace.owner.uid, workspace.id.clone()));
         let scope =
             DrainScope::Workspace { owner_uid: workspace.owner.uid, id: workspace.id.clone() };
-        let drained = self.0.artifacts.drain(scope, Instant::now() + patience);
+        let drained = workspace.artifacts.drain(scope, Instant::now() + patience);
         if !drained.complete {
             tracing::warn!(workspace = %workspace.id, files = drained.incomplete.len(), "a workspace ends with files that are not registered; they stay in the journal");
         }
-        workspace.end(&self.0.artifacts);
+        workspace.end();
     }
 
     pub fn set_secret(
@@ -504,10 +510,6 @@ impl Workspaces {
         }
     }
 
-    pub fn artifacts(&self) -> &Artifacts {
-        &self.0.artifacts
-    }
-
     /// Workspaces, and runs in progress.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state();
@@ -532,12 +534,16 @@ impl Workspaces {
         for run in &runs {
             run.wait_until(deadline);
         }
-        let drained = self.0.artifacts.drain(DrainScope::All, deadline);
-        if !drained.complete {
-            tracing::warn!(
-                files = drained.incomplete.len(),
-                "files are not registered at the end; they stay in the journal"
-            );
+        let workspaces: Vec<Arc<Workspace>> = self.state().workspaces.values().cloned().collect();
+        let mut drained = vec![self.0.artifacts.drain(DrainScope::All, deadline)];
+        for workspace in workspaces.iter().filter(|workspace| workspace.backend.is_some()) {
+            let (owner_uid, id) = (workspace.owner.uid, workspace.id.clone());
+            let scope = DrainScope::Workspace { owner_uid, id };
+            drained.push(workspace.artifacts.drain(scope, deadline));
+        }
+        let files: usize = drained.iter().map(|drained| drained.incomplete.len()).sum();
+        if files > 0 {
+            tracing::warn!(files, "files are not registered at the end; they stay in the journal");
         }
         // Whoever waits for the end of a run that was just ended hears of it.
         let patience = deadline.min(Instant::now() + COLLECT_MAX);
@@ -546,7 +552,7 @@ impl Workspaces {
         }
         let workspaces = std::mem::take(&mut self.state().workspaces);
         for workspace in workspaces.values() {
-            workspace.end(&self.0.artifacts);
+            workspace.end();
         }
         for name in ["runs", "scratch", "cgroups"] {
             let _ = std::fs::remove_dir_all(self.0.settings.runtime_dir.join(name));

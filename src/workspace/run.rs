@@ -225,9 +225,6 @@ pub(super) fn start(
     let started_at = Timestamp::now();
     let clock = Instant::now();
     let RunDefinition { workspace: wanted, keep, expose, stdio, command } = definition;
-    if command.wait_upload {
-        workspaces.0.artifacts.must_have_remote()?;
-    }
     let keep = keep || wanted.id.is_some();
     let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
     if made && keep {
@@ -276,9 +273,10 @@ pub(super) fn start(
         }
         Err(error) => {
             let error = masked(error, &around.workspace.contents);
+            let artifacts = around.workspace.artifacts.clone();
             around.end(workspaces, &run, Duration::ZERO);
             workspaces.forget_run(id);
-            workspaces.0.artifacts.end_run(id);
+            artifacts.end_run(id);
             Err(error)
         }
     }
@@ -301,6 +299,9 @@ fn launch(
     stdio: [OwnedFd; 3],
 ) -> Result<Sandbox, Error> {
     let workspace = Arc::clone(&around.workspace);
+    if definition.wait_upload {
+        workspace.artifacts.must_have_remote()?;
+    }
     let settings = &workspaces.0.settings;
     let user = identity(&run.owner, definition, &workspace)?;
     let mut plan = SandboxPlan::new(
@@ -384,7 +385,7 @@ fn launch(
         });
     }
     workspace.runs.enter(namespace, run.id);
-    workspaces.0.artifacts.begin_run(RunRecord {
+    workspace.artifacts.begin_run(RunRecord {
         id: run.id,
         graph_id: definition.graph_id.clone(),
         node_id: definition.node_id.clone(),
@@ -420,7 +421,7 @@ fn conclude(
     if let Some(group) = &around.group {
         group.remove();
     }
-    let artifacts = &workspaces.0.artifacts;
+    let artifacts = around.workspace.artifacts.clone();
     let patience = if around.workspace.is_cut_off() {
         // Nobody will close what is open, and copies wait for the same directory.
         definition.drain_timeout.min(CUT_OFF_DRAIN)
@@ -447,7 +448,7 @@ fn conclude(
     });
     let mut uploaded = None;
     if definition.wait_upload {
-        let waited = wait_uploaded(artifacts, &mut registered, deadline);
+        let waited = wait_uploaded(&artifacts, &mut registered, deadline);
         uploaded = Some(waited.unwrap_or_else(|error| {
             tracing::warn!(run = %run.id, reason = sentence(&error), "a run's uploads are not waited for");
             false
@@ -596,7 +597,12 @@ fn open_door(
     };
     // Open to the run's user; the directory above is the daemon's alone.
     std::fs::DirBuilder::new().mode(0o755).create(directory).map_err(failed)?;
-    let scope = RunScope { run: run.id, workspace: run.workspace.clone(), owner: run.owner };
+    let scope = RunScope {
+        run: run.id,
+        workspace: run.workspace.clone(),
+        owner: run.owner,
+        artifacts: around.workspace.artifacts.clone(),
+    };
     around.door = Some(workspaces.0.door.open(directory, scope).map_err(failed)?);
     open_tree(nix::fcntl::AT_FDCWD, directory.as_path(), OpenTree::CLONE).map_err(failed)
 }
