@@ -453,3 +453,34 @@ fn verification_finds_what_the_store_has_lost_and_sends_it_again() {
     assert_verified(&place);
     end(&mut place);
 }
+
+#[test]
+fn a_store_of_another_catalog_is_neither_written_nor_cleaned() {
+    let mut place = serving();
+    run(&place, &["--wait-upload"], "echo mine > output/mine");
+    let remote = place.path("remote");
+    let before = digests(&remote);
+    let mut other = Place::new();
+    let config = format!("storage:\n  remote: {{ kind: directory, path: {} }}\n", remote.display());
+    fs::write(other.path("belljard.yaml"), config).unwrap();
+    serve(&mut other);
+    run(&other, &[], "echo theirs > output/theirs");
+    eventually("the upload is refused", || queued(&other, "failed") == 1);
+    let shown = status(&other);
+    assert_eq!(shown["remote"]["reachable"], false, "{shown}");
+    let error = shown["remote"]["error"].as_str().unwrap();
+    assert!(error.contains("those of another catalog"), "{error}");
+    age(&at(&remote, "mine\n"), Duration::from_secs(100 * 3_600));
+    let gc = other.output(["storage", "gc", "--apply"]);
+    assert!(!gc.status.success() && text(&gc).contains("another catalog"), "{}", text(&gc));
+    assert_eq!(digests(&remote), before);
+    // Whoever knows that the other is gone for good can take it over.
+    fs::remove_file(remote.join("belljar-catalog")).unwrap();
+    sync(&other);
+    assert_eq!(digests(&remote).len(), before.len() + 1);
+    // The first sees it before it removes anything.
+    let gc = place.output(["storage", "gc", "--apply"]);
+    assert!(!gc.status.success() && text(&gc).contains("another catalog"), "{}", text(&gc));
+    end(&mut other);
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+}

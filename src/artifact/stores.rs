@@ -42,7 +42,8 @@ impl Artifacts {
         let uploads = service.catalog.uploads();
         let node = service.node;
         let remote = service.upstream.as_ref().map(|upstream| {
-            let checked = upstream.store.check();
+            let checked = upstream.store.check().map_err(Error::from);
+            let checked = checked.and_then(|_| upstream.claim_anew(&*service.catalog));
             let error = checked.as_ref().err().map(|error| crate::telemetry::sentence(error));
             RemoteStatus {
                 name: upstream.destination.remote.clone(),
@@ -111,6 +112,7 @@ impl Artifacts {
             return Err(Error::BadRequest { why });
         }
         let before = Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        upstream.claim_anew(&*self.service().catalog)?;
         let began = Instant::now();
         let remote = upstream.destination.remote.clone();
         let mut report = CollectReport { remote, ..CollectReport::default() };

@@ -97,8 +97,8 @@ impl Upkeep {
         if self.upstream.pause().is_some() || uploads.queued_until(to, Timestamp::now())? > 0 {
             return Ok(false);
         }
-        match self.upstream.store.check() {
-            Ok(_) => self.upstream.working(),
+        match self.upstream.claim_anew(&*self.service.catalog) {
+            Ok(()) => self.upstream.working(),
             Err(error) => self.upstream.failing(&crate::telemetry::sentence(&error)),
         }
         Ok(!self.upstream.is_failing())
@@ -109,6 +109,7 @@ impl Upkeep {
         if let KeepLocal::For(time) = self.service.settings.keep_local {
             let began = Instant::now();
             while self.round_at <= began && began.elapsed() < STEP && !self.service.is_stopping() {
+                self.upstream.claim_anew(&*self.service.catalog)?;
                 self.evict(time)?;
                 self.part = self.part.wrapping_add(1);
                 if self.part == 0 {
@@ -244,6 +245,9 @@ pub(super) fn remove(service: &Service, upstream: &Upstream) -> Result<(), Error
         let now = Timestamp::now();
         let taken = uploads.take_removals(remote, now, now + REMOVAL_LEASE, REMOVALS_MAX)?;
         let count = taken.len();
+        if count > 0 {
+            upstream.claim_anew(&*service.catalog)?;
+        }
         let began = Instant::now();
         for digest in taken {
             // The rest of the lease must suffice for the call.

@@ -7,6 +7,7 @@
 //! Nobody waits for these threads: a store may take as long as it likes with a content. At the end of the daemon one that
 //! is busy is left behind, and what it was sending is sent again by the next daemon.
 
+use super::error::Error;
 use super::service::Service;
 use super::ticker::Ticker;
 use super::upstream::Upstream;
@@ -128,12 +129,19 @@ impl Sender {
             Ok(file) => file,
             Err(error) => return (self.unreadable(upload, &error), true),
         };
-        let error = match self.upstream.store.put(&upload.digest, &file, upload.size) {
+        let catalog = &*self.service.catalog;
+        let claimed = self.upstream.claim(catalog);
+        let put = || Ok(self.upstream.store.put(&upload.digest, &file, upload.size)?);
+        let error = match claimed.and_then(|()| put()) {
             Ok(()) => {
                 self.upstream.working();
                 return (Sent::Done, true);
             }
-            Err(error) => error,
+            Err(Error::Remote(error)) => error,
+            Err(error) => {
+                self.upstream.failing(&crate::telemetry::sentence(&error));
+                return (Sent::Untouched, false);
+            }
         };
         let reason = crate::telemetry::sentence(&error);
         let state = if error.needs_credentials() {

@@ -5,11 +5,14 @@
 //!
 //! Locking: each of the locks guards some values and is held for no work and together with no other.
 
+use super::error::Error;
 use super::ticker::Bell;
 use crate::model::digest::Digest;
+use crate::storage::Catalog;
 use crate::storage::remote::RemoteStore;
 use crate::storage::upload::Destination;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +29,8 @@ pub(super) struct Upstream {
     pub destination: Destination,
     /// Wakes the threads that send.
     pub bell: Arc<Bell>,
+    /// The store was seen to be this catalog's.
+    claimed: AtomicBool,
     health: Mutex<Health>,
     /// Counts what was settled.
     progress: Mutex<u64>,
@@ -53,12 +58,28 @@ impl Upstream {
             store,
             destination,
             bell: Arc::default(),
+            claimed: AtomicBool::new(false),
             health: Mutex::default(),
             progress: Mutex::default(),
             progressed: Condvar::new(),
             fetching: Mutex::default(),
             fetched: Condvar::new(),
         }
+    }
+
+    /// Sees that the store is this catalog's, before anything is put there.
+    pub fn claim(&self, catalog: &dyn Catalog) -> Result<(), Error> {
+        if self.claimed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.claim_anew(catalog)
+    }
+
+    /// The same before anything is removed because of what is there: somebody may have claimed it meanwhile.
+    pub fn claim_anew(&self, catalog: &dyn Catalog) -> Result<(), Error> {
+        self.store.claim(catalog.uploads().catalog()?)?;
+        self.claimed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether the store failed when it was last used.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
+use uuid::Uuid;
 
 /// Contents by digest, somewhere else.
 pub trait RemoteStore: Send + Sync + fmt::Debug {
@@ -40,8 +41,33 @@ pub trait RemoteStore: Send + Sync + fmt::Debug {
     /// Tells of every content whose digest begins with this byte.
     fn list(&self, first: u8, each: &mut dyn FnMut(RemoteContent)) -> Result<(), RemoteError>;
 
+    /// Makes the store that catalog's, or sees that it is. A store belongs to one catalog, because what no row of a catalog
+    /// names is removed; daemons that share a catalog share its stores. Another catalog's is
+    /// [`RemoteFailure::Configuration`].
+    fn claim(&self, catalog: Uuid) -> Result<(), RemoteError>;
+
     /// Asks the store for as little as shows that contents can be put and got, and answers what it can do.
     fn check(&self) -> Result<RemoteAbilities, RemoteError>;
+}
+
+/// What the object is called that says whose contents a store has.
+pub const CLAIM: &str = "belljar-catalog";
+
+/// Whether the text of such an object names that catalog.
+pub(super) fn claimed_by(store: &str, text: &str, catalog: Uuid) -> Result<(), RemoteError> {
+    let owner = text.trim();
+    if owner == catalog.to_string() {
+        return Ok(());
+    }
+    Err(RemoteError::Store {
+        doing: "use the contents",
+        store: store.to_owned(),
+        reason: format!(
+            "they are those of another catalog ({owner:?}), and each would remove what the other's rows name: give each catalog a \
+             bucket, a prefix or a directory of its own; if that catalog is gone for good, remove {CLAIM} there"
+        ),
+        kind: RemoteFailure::Configuration,
+    })
 }
 
 /// A content that a store has.

@@ -154,6 +154,9 @@ pub trait Uploads {
     /// From here on what is registered through this catalog is queued for that store; the first call counts.
     fn send_to(&self, destination: Destination);
 
+    /// Which catalog this is: the same for everybody who uses it, for ever.
+    fn catalog(&self) -> Result<Uuid, CatalogError>;
+
     /// A daemon of the node lives. Answers whether everything that the node had before is queued already.
     fn note_node(&self, destination: &Destination, now: Timestamp) -> Result<bool, CatalogError>;
 

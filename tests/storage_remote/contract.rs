@@ -6,9 +6,10 @@ use crate::{bytes, digest, file, long};
 use belljar::model::digest::Digest;
 use belljar::storage::blob::s3::{CredentialsSource, S3Settings};
 use belljar::storage::memory::remote::MemoryRemote;
-use belljar::storage::remote::{RemoteContent, RemoteError, RemoteStore};
+use belljar::storage::remote::{RemoteContent, RemoteError, RemoteFailure, RemoteStore};
 use jiff::{SignedDuration, Timestamp};
 use std::io::{self, Write};
+use uuid::Uuid;
 
 /// Goes in three parts where contents go in parts, the last of which is short.
 const LARGE: usize = (16 << 20) + 12_345;
@@ -42,7 +43,9 @@ fn holds(store: &dyn RemoteStore, large: usize) {
 
 fn holds_but_for_lists(store: &dyn RemoteStore, large: usize) {
     let name = store.name().to_owned();
+    it_belongs_to_the_first_catalog_that_claims_it(store);
     store.check().expect("check");
+    it_belongs_to_the_first_catalog_that_claims_it(store);
     what_was_put_comes_back(store, large);
     what_is_not_there_is_said_to_be_missing(store);
     ranges_are_cut_at_the_end(store);
@@ -51,6 +54,18 @@ fn holds_but_for_lists(store: &dyn RemoteStore, large: usize) {
     several_put_the_same_at_once(store, large);
     store.check().expect("check leaves nothing that hinders the next");
     assert_eq!(store.name(), name);
+}
+
+fn it_belongs_to_the_first_catalog_that_claims_it(store: &dyn RemoteStore) {
+    let (own, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
+    store.claim(own).expect("claim");
+    store.claim(own).expect("claim again");
+    let error = store.claim(other).expect_err("it is another's");
+    assert!(
+        matches!(error, RemoteError::Store { kind: RemoteFailure::Configuration, .. }),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains(&own.to_string()), "{error}");
 }
 
 fn what_was_put_comes_back(store: &dyn RemoteStore, large: usize) {

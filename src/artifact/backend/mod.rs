@@ -1,7 +1,7 @@
 //! Backends: the places for artifacts that users ask for at run time, besides the daemon's own.
 //!
 //! Each is an artifact service of its own, with its own journal, rows and contents: a file belongs to the one that was
-//! chosen when its workspace was made, or when it was registered. [Decision 18](../../../../../docs/decisions/0018-backends-at-run-time.md)
+//! chosen when its workspace was made, or when it was registered. [Decision 18](../../../../../docs/decisions/0021-backends-at-run-time.md)
 //! says why.
 //!
 //! Locking: `known` is held for a look or an exchange. `opening` of one backend is held while that one is opened, which may

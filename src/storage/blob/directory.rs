@@ -11,7 +11,7 @@ use super::local::{directory_of, name_of};
 use super::placing::remove;
 use crate::model::digest::Digest;
 use crate::storage::remote::{
-    RemoteAbilities, RemoteContent, RemoteError, RemoteFailure, RemoteStore,
+    CLAIM, RemoteAbilities, RemoteContent, RemoteError, RemoteFailure, RemoteStore, claimed_by,
 };
 use jiff::Timestamp;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -242,6 +242,28 @@ impl RemoteStore for DirectoryRemote {
             Ok(())
         };
         list().map_err(self.fail("list contents"))
+    }
+
+    fn claim(&self, catalog: Uuid) -> Result<(), RemoteError> {
+        let path = self.root.join(CLAIM);
+        let claim = || {
+            if !path.exists() {
+                // Whole under its name, whoever is faster; a link leaves the file of the other alone.
+                let (temporary, mut file) = self.temporary()?;
+                let _temporary = Unnamed(temporary.clone());
+                writeln!(file, "{catalog}")?;
+                file.sync_all()?;
+                match fs::hard_link(&temporary, &path) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
+                    _ => File::open(&self.root)?.sync_all()?,
+                }
+            }
+            fs::read_to_string(&path)
+        };
+        let text = claim().map_err(self.fail("see whose contents the directory has"))?;
+        claimed_by(&self.name, &text, catalog)
     }
 
     fn check(&self) -> Result<RemoteAbilities, RemoteError> {

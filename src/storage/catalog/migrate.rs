@@ -21,6 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/sqlite/0009_retention.sql"),
     include_str!("schema/sqlite/0010_speed.sql"),
     include_str!("schema/sqlite/0011_uploads.sql"),
+    include_str!("schema/sqlite/0012_identity.sql"),
 ];
 
 /// "Blja" (sqlite3 file header, application id), so that file(1) and a careful user can tell what the file is.

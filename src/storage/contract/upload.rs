@@ -93,6 +93,20 @@ fn what_is_registered_is_queued_with_its_row_and_only_once() {
 }
 
 #[test]
+fn a_catalog_is_the_same_for_everybody_who_opens_it_and_another_than_the_next() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let sqlite = |name: &str| SqliteCatalog::open(&directory.path().join(name)).expect("open");
+    let identity = |catalog: &dyn Catalog| catalog.uploads().catalog().expect("identity");
+    assert_eq!(identity(&sqlite("a")), identity(&sqlite("a")));
+    assert_ne!(identity(&sqlite("a")), identity(&sqlite("b")));
+    let database = Server::shared().database();
+    assert_eq!(identity(&postgres(&database)), identity(&postgres(&database)));
+    assert_ne!(identity(&postgres(&database)), identity(&postgres(&Server::shared().database())));
+    let memory = MemoryCatalog::default();
+    assert_eq!(identity(&memory), identity(&memory));
+}
+
+#[test]
 fn declared_and_amended_contents_are_queued_too() {
     over_each_sending_catalog(|catalog| {
         let content = |text: &str| DeclaredContent {

@@ -2,7 +2,7 @@
 
 use crate::model::digest::Digest;
 use crate::storage::remote::{
-    RemoteAbilities, RemoteContent, RemoteError, RemoteFailure, RemoteStore,
+    RemoteAbilities, RemoteContent, RemoteError, RemoteFailure, RemoteStore, claimed_by,
 };
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -13,11 +13,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Contents in a map.
 #[derive(Debug, Default)]
 pub struct MemoryRemote {
     contents: Mutex<BTreeMap<Digest, (Vec<u8>, Timestamp)>>,
+    /// The catalog whose contents they are.
+    owner: Mutex<Option<Uuid>>,
     trouble: Mutex<Trouble>,
     calls: AtomicU64,
     /// Calls that removed something.
@@ -155,6 +158,12 @@ impl RemoteStore for MemoryRemote {
             }
         }
         Ok(())
+    }
+
+    fn claim(&self, catalog: Uuid) -> Result<(), RemoteError> {
+        self.reach("claim the store")?;
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed_by(Self::NAME, &owner.get_or_insert(catalog).to_string(), catalog)
     }
 
     fn check(&self) -> Result<RemoteAbilities, RemoteError> {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 /// The tables of uploads.
 #[derive(Debug, Default)]
 pub(super) struct Books {
+    identity: Option<Uuid>,
     destination: Option<Destination>,
     nodes: BTreeMap<(Uuid, String), Node>,
     /// Nodes, wherever they send.
@@ -115,6 +116,10 @@ impl Uploads for MemoryCatalog {
         node.place.clone_from(&to.place);
         node.seen_at = now;
         Ok(node.filled)
+    }
+
+    fn catalog(&self) -> Result<Uuid, CatalogError> {
+        Ok(*self.tables().books.identity.get_or_insert_with(Uuid::new_v4))
     }
 
     fn note_keeper(&self, node: Uuid, _: &str, _: Timestamp) -> Result<(), CatalogError> {

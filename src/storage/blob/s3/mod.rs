@@ -6,6 +6,7 @@
 //!
 //! Locking: `leftovers` is held for a look or an exchange.
 
+mod claim;
 mod credentials;
 mod probe;
 mod refusal;
@@ -40,6 +41,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use transport::{Checksums, Transport};
 use upload::Leftover;
+use uuid::Uuid;
 
 /// Where contents are below the prefix.
 const CONTENTS: &str = "blobs";
@@ -329,6 +331,10 @@ impl RemoteStore for S3Store {
             }
             Ok(())
         })
+    }
+
+    fn claim(&self, catalog: Uuid) -> Result<(), RemoteError> {
+        self.wait(self.claim_for(catalog))
     }
 
     fn check(&self) -> Result<RemoteAbilities, RemoteError> {

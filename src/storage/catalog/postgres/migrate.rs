@@ -14,6 +14,7 @@ use crate::storage::catalog::tables::Answer;
 const STEPS: &[&str] = &[
     include_str!("../schema/postgres/0001_catalog.sql"),
     include_str!("../schema/postgres/0002_uploads.sql"),
+    include_str!("../schema/postgres/0003_identity.sql"),
 ];
 
 /// The oldest server: numbers may be infinite from here on (PostgreSQL 14, E.1.3.2), and it is the oldest that is maintained.

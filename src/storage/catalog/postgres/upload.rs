@@ -33,6 +33,14 @@ impl Uploads for PostgresCatalog {
         self.write(DOING, |tables| tables.note_node(to.node, &to.remote, &to.place, now))
     }
 
+    fn catalog(&self) -> Result<Uuid, CatalogError> {
+        let text = "SELECT uuid FROM identity";
+        let read = |found: &super::PostgresRow<'_>| row::uuid(found, "uuid");
+        let found = self.read(|session| session.collect(DOING, text, values![], read))?;
+        let damaged = || CatalogError::Damaged { what: "its identity is missing".to_owned() };
+        found.into_iter().next().ok_or_else(damaged)
+    }
+
     fn note_keeper(&self, node: Uuid, place: &str, now: Timestamp) -> Result<(), CatalogError> {
         self.write(DOING, |tables| tables.note_node(node, NO_STORE, place, now).map(drop))
     }

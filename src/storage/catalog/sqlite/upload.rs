@@ -206,6 +206,13 @@ impl Uploads for SqliteCatalog {
         self.write(DOING, |tables| tables.note_node(to.node, &to.remote, &to.place, now))
     }
 
+    fn catalog(&self) -> Result<Uuid, CatalogError> {
+        let text = "SELECT uuid FROM identity";
+        let found: Option<Vec<u8>> = value(&lock(&self.reader), DOING, text, [])?;
+        let uuid = found.and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        uuid.ok_or_else(|| CatalogError::Damaged { what: "its identity is missing".to_owned() })
+    }
+
     fn note_keeper(&self, node: Uuid, place: &str, now: Timestamp) -> Result<(), CatalogError> {
         self.write(DOING, |tables| tables.note_node(node, NO_STORE, place, now).map(drop))
     }
