@@ -53,6 +53,19 @@ pub fn init(format: LogFormat, filter: &str, colours: bool) -> Result<(), LogErr
     .map_err(|_| LogError::Twice)
 }
 
+/// Lets a panic end the process, in builds that would unwind: elsewhere locks are taken as if none could be poisoned, and a
+/// daemon whose thread has died would serve on without it.
+pub fn abort_on_panic() {
+    if cfg!(panic = "abort") {
+        return;
+    }
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
 /// The error and its causes in one sentence, for a log or a person.
 pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

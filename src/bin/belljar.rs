@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    belljar::telemetry::abort_on_panic();
     match std::env::args_os().nth(1) {
         Some(word) if word == init::SUBCOMMAND => {
             return init::main(std::env::args_os().skip(2));

@@ -53,6 +53,7 @@ struct ServeArguments {
 }
 
 fn main() -> ExitCode {
+    telemetry::abort_on_panic();
     if std::env::args_os().nth(1).is_some_and(|word| word == init::SUBCOMMAND) {
         return init::main(std::env::args_os().skip(2));
     }
