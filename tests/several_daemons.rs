@@ -6,24 +6,38 @@
 
 #[path = "../src/storage/contract/server.rs"]
 mod server;
+#[path = "storage_remote/servers.rs"]
+#[allow(dead_code)] // A part is used.
+mod servers;
 mod support;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use server::Server;
+use servers::{ACCESS, BUCKET, S3s, SECRET};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{Place, text};
 
-/// A daemon over that database, and over that directory as its remote store.
-fn serve(connection: &str, remote: Option<&Path>) -> Place {
+/// A daemon over that database, and over that server's bucket as its remote store.
+fn serve(connection: &str, remote: Option<&S3s>) -> Place {
     let mut place = Place::new();
-    let remote = remote.map_or(String::new(), |path| {
-        format!("storage:\n  remote: {{ kind: directory, path: {} }}\n", path.display())
+    let remote = remote.map_or(String::new(), |server| {
+        let keys = place.path("keys");
+        let text = format!(
+            "[default]\naws_access_key_id = {ACCESS}\naws_secret_access_key = {SECRET}\n"
+        );
+        fs::write(&keys, text).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+        format!(
+            "storage:\n  remote: {{ kind: s3, bucket: {BUCKET}, prefix: shared, endpoint: '{}', allow_http: true, credentials_file: {} }}\n",
+            server.url(),
+            keys.display()
+        )
     });
     let config = format!("catalog:\n  kind: postgres\n  connection: {connection}\n{remote}");
     let path = place.path("belljard.yaml");
@@ -74,8 +88,8 @@ fn two_daemons_that_share_catalog_and_store_agree_while_files_come_and_go() {
         false => (200, Duration::from_secs(60)),
     };
     let database = Server::shared().database();
-    let remote = tempfile::Builder::new().prefix("belljar-remote-").tempdir().unwrap();
-    let mut places = [serve(&database, Some(remote.path())), serve(&database, Some(remote.path()))];
+    let remote = S3s::start();
+    let mut places = [serve(&database, Some(&remote)), serve(&database, Some(&remote))];
     let done = AtomicBool::new(false);
     // Half of the contents are the same on both, some are thrown away while others come.
     let script = |node: usize| {
