@@ -1,14 +1,15 @@
 """Finds the daemon as the command line does.
 
 Order: the socket that BELLJAR_SOCKET names (it must answer), the one of a private daemon that a parent process started, the
-user's own, the system's. A socket of another user is an error wherever it is met, because silently going on would hide a
-trap. The daemon's configuration file is not read: where it moves the socket, BELLJAR_SOCKET says so.
+user's own, which the daemon's configuration file may have moved, the system's. A socket of another user is an error wherever
+it is met, because silently going on would hide a trap.
 """
 
 from __future__ import annotations
 
 import os
 
+from . import _config
 from ._socket import NotAllowed, NotListening, connect
 from .errors import DaemonUnavailable
 
@@ -19,11 +20,13 @@ SYSTEM_RUNTIME = "/run/belljar"
 INHERITED = "BELLJAR_PYTHON_SOCKET"
 
 
-def runtime_directory() -> str:
-    """Where this user's daemon has its socket."""
-    named = os.environ.get("BELLJAR_RUNTIME_DIR")
+def runtime_directory(configured: str | None = None) -> str:
+    """Where this user's daemon has its socket; ``configured`` is what its configuration file says."""
+    named = _config.variable("BELLJAR_RUNTIME_DIR")
     if named:
         return os.path.abspath(named)
+    if configured is not None:
+        return configured
     if os.geteuid() == 0:
         return SYSTEM_RUNTIME
     xdg = os.environ.get("XDG_RUNTIME_DIR")
@@ -54,7 +57,9 @@ def find() -> str | None:
                 "program start a private daemon"
             ) from error
         return path
-    candidates = [os.path.join(runtime_directory(), SOCKET_NAME), os.path.join(SYSTEM_RUNTIME, SOCKET_NAME)]
+    places = _config.read()
+    own = places.socket or os.path.join(runtime_directory(places.runtime_dir), SOCKET_NAME)
+    candidates = [own, os.path.join(SYSTEM_RUNTIME, SOCKET_NAME)]
     inherited = os.environ.get(INHERITED)
     if inherited:
         candidates.insert(0, inherited)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 
-from . import _exit
+from . import _config, _exit
 from ._discover import INHERITED, SOCKET_NAME, runtime_directory
 from ._socket import NotListening, connect
 from .errors import DaemonUnavailable
@@ -44,7 +44,7 @@ class PrivateDaemon:
     """A running private daemon."""
 
     def __init__(self) -> None:
-        runtime = runtime_directory()
+        runtime = runtime_directory(_config.read().runtime_dir)
         self._pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._inherited_before: str | None = None
