@@ -117,6 +117,49 @@ async def test_one_that_is_not_understood_does_not_take_the_others_with_it(artif
     assert [o.artifact_id for o in outcomes if isinstance(o, Artifact)] == [f"together_{n}" for n in (0, 1, 2, 4, 5)]
 
 
+async def test_many_are_awaited_together_and_the_first_refusal_is_raised(artifacts: ArtifactManager, tmp_path: Path) -> None:
+    said = []
+    for number in range(300):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(str(number))
+        said.append(Artifact(f"all_{number}", path=str(path)))
+    registered = await artifacts.register_artifacts(said)
+    assert [o.artifact_id for o in registered] == [f"all_{n}" for n in range(300)]
+    assert artifacts.register_artifacts(said).results(30)[299].id == registered[299].id
+    mixed = artifacts.register_artifacts([said[0], Artifact("no_file", path=str(tmp_path / "missing")), said[1]])
+    with pytest.raises(errors.NoContent):
+        await mixed
+    assert [mixed[0].result(30).id, mixed[2].result(30).id] == [registered[0].id, registered[1].id]
+
+
+async def test_who_stops_waiting_for_one_takes_no_other_with_it(artifacts: ArtifactManager, tmp_path: Path) -> None:
+    said = []
+    for number in range(100):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(str(number))
+        said.append(Artifact(f"waiting_{number}", path=str(path)))
+    going = artifacts.register_artifacts(said)
+    waiting = [asyncio.ensure_future(one) for one in going]
+    await asyncio.sleep(0)
+    waiting[3].cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(outcomes[3], asyncio.CancelledError)
+    assert [o for o in outcomes[:3] + outcomes[4:] if not isinstance(o, Artifact)] == []
+    assert (await going[3]).artifact_id == "waiting_3"
+
+
+async def test_several_event_loops_wait_for_one_registration(artifacts: ArtifactManager, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("x")
+    registration = artifacts.register_artifact(Artifact("several_loops", path=str(path)))
+
+    async def wait() -> str | None:
+        return (await registration).id
+
+    found = await asyncio.gather(*(asyncio.to_thread(asyncio.run, wait()) for _ in range(3)))
+    assert len(set(found)) == 1 and registration.result(30).id == found[0]
+
+
 async def test_what_is_too_much_for_one_request_travels_in_several(artifacts: ArtifactManager, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     # The daemon takes 8 MiB at once, and 64 KiB of metadata for each.

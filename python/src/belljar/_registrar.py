@@ -4,6 +4,9 @@ What is registered is written down when it is called: later changes of the artif
 once where it lies outside of every workspace, so that it may be removed right after. One thread sends what has come together.
 The queue is bounded, and who meets the bound waits.
 
+Who awaits a registration waits in an event loop, which is woken once for a batch and not once for each: waking it is a system
+call and a switch of threads, and would cost more than the rest.
+
 Locking: a registrar's lock guards the start of its thread, `_outcomes` what became of entries; neither is held across I/O.
 """
 
@@ -19,7 +22,7 @@ import resource
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -53,25 +56,29 @@ class Entry:
         "_error",
         "_future",
         "_places",
-        "_registered",
+        "_raw",
+        "_waiting",
         "artifact",
         "descriptor",
         "host_path",
         "is_abandoned",
         "is_observed",
         "item",
+        "opener",
     )
 
     def __init__(
         self,
         item: dict[str, Any],
         artifact: Artifact,
+        opener: Callable[[Artifact], str],
         descriptor: int | None,
         host_path: str | None,
         places: threading.Semaphore | None = None,
     ) -> None:
         self.item = item
         self.artifact = artifact
+        self.opener = opener
         self.descriptor = descriptor
         self.host_path = host_path
         #: Where a place is given back with the descriptor.
@@ -80,31 +87,60 @@ class Entry:
         self.is_observed = False
         #: Nobody can ask any more.
         self.is_abandoned = False
-        self._registered: Artifact | None = None
+        #: What the daemon said of it.
+        self._raw: dict[str, Any] | None = None
         self._error: BaseException | None = None
         #: Made when somebody waits: most registrations nobody waits for.
         self._future: Future[Artifact] | None = None
+        #: Those of event loops, which `tell` wakes.
+        self._waiting: list[asyncio.Future[Artifact]] | None = None
 
     @property
     def is_done(self) -> bool:
-        return self._registered is not None or self._error is not None
+        return self._raw is not None or self._error is not None
+
+    def outcome(self) -> Artifact:
+        """What became of it, once it is done."""
+        self.is_observed = True
+        if self._error is not None:
+            raise self._error
+        assert self._raw is not None
+        registered = Artifact.from_wire(self._raw, self.artifact.artifact_id, self.opener)
+        if self.item.get("version") in registered.labels:
+            # The same bytes may have several; the one that was said is meant.
+            registered.version = self.item["version"]
+        return registered
 
     def future(self) -> Future[Artifact]:
-        """The outcome, for somebody who wants to know."""
+        """The outcome, for a thread that wants to know."""
         with _outcomes:
             self.is_observed = True
             if self._future is None:
                 self._future = Future()
-                self._tell()
+                if self.is_done:
+                    self._tell(self._future)
             return self._future
 
-    def _tell(self) -> None:
-        if self._future is None:
+    def future_in(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Artifact] | None:
+        """The outcome, for a task of the loop; None when it is there already."""
+        with _outcomes:
+            self.is_observed = True
+            if self.is_done:
+                return None
+            future: asyncio.Future[Artifact] = loop.create_future()
+            if self._waiting is None:
+                self._waiting = []
+            self._waiting.append(future)
+            return future
+
+    def _tell(self, future: Future[Artifact] | asyncio.Future[Artifact]) -> None:
+        # One that is done was cancelled by who waited: that is theirs alone.
+        if future.done():
             return
-        if self._registered is not None:
-            self._future.set_result(self._registered)
-        elif self._error is not None:
-            self._future.set_exception(self._error)
+        try:
+            future.set_result(self.outcome())
+        except BaseException as error:
+            future.set_exception(error)
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, None
@@ -114,24 +150,19 @@ class Entry:
                 self._places.release()
 
     def fail(self, error: BaseException) -> None:
+        """Notes why it was refused; `tell` says so."""
         self.close()
         with _outcomes:
             self._error = error
-            self._tell()
             is_lost = self.is_abandoned and not self.is_observed
         if is_lost:
             self.report()
 
-    def succeed(self, raw: dict[str, Any], opener: Callable[[Artifact], str]) -> None:
+    def succeed(self, raw: dict[str, Any]) -> None:
+        """Notes what the daemon said; `tell` says so."""
         self.close()
         self.artifact.raw = raw
-        registered = Artifact.from_wire(raw, self.artifact.artifact_id, opener)
-        if self.item.get("version") in registered.labels:
-            # The same bytes may have several; the one that was said is meant.
-            registered.version = self.item["version"]
-        with _outcomes:
-            self._registered = registered
-            self._tell()
+        self._raw = raw
 
     def abandon(self) -> None:
         """Called when nobody can ask any more: an error must not go unheard because nobody waited."""
@@ -145,6 +176,29 @@ class Entry:
         _log.error("artifact %r of %s was not registered: %s", self.artifact.artifact_id, self.item["path"], self._error)
 
 
+def tell(batch: Iterable[Entry]) -> None:
+    """Says to those who wait what became of the entries that are done."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Entry, asyncio.Future[Artifact]]]] = {}
+    with _outcomes:
+        for entry in batch:
+            if not entry.is_done:
+                continue
+            if entry._future is not None:
+                entry._tell(entry._future)
+            waiting, entry._waiting = entry._waiting, None
+            for future in waiting or ():
+                by_loop.setdefault(future.get_loop(), []).append((entry, future))
+    for loop, told in by_loop.items():
+        # A loop that was closed has nobody waiting in it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_tell_in_loop, told)
+
+
+def _tell_in_loop(told: list[tuple[Entry, asyncio.Future[Artifact]]]) -> None:
+    for entry, future in told:
+        entry._tell(future)
+
+
 class Registration:
     """A registration that goes on by itself. Awaiting it, or ``result()``, waits until it is durable."""
 
@@ -154,7 +208,10 @@ class Registration:
         self._entry = entry
 
     def __await__(self) -> Generator[Any, None, Artifact]:
-        return asyncio.wrap_future(self._entry.future()).__await__()
+        future = self._entry.future_in(asyncio.get_running_loop())
+        if future is None:
+            return self._entry.outcome()
+        return (yield from future.__await__())
 
     def result(self, timeout: float | None = None) -> Artifact:
         """Waits, from code that is not asynchronous."""
@@ -172,6 +229,28 @@ class Registration:
 
     def __del__(self) -> None:
         self._entry.abandon()
+
+
+class Registrations(list[Registration]):
+    """Registrations that travel together. Awaiting them, or ``results()``, waits until all are durable.
+
+    The first that was refused is the error; what became of the others each of them tells.
+    """
+
+    def __await__(self) -> Generator[Any, None, list[Artifact]]:
+        found = []
+        for registration in self:
+            found.append((yield from registration.__await__()))
+        return found
+
+    def results(self, timeout: float | None = None) -> list[Artifact]:
+        """Waits, from code that is not asynchronous."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        return [registration.result(left()) for registration in self]
 
 
 def open_file(path: str) -> int | None:
@@ -250,6 +329,7 @@ class Registrar:
             for entry in batch:
                 if not entry.is_done:
                     entry.fail(error)
+            tell(batch)
         finally:
             for _ in batch:
                 waiting.task_done()
@@ -261,6 +341,7 @@ class Registrar:
         except (InvalidRequest, TooLarge) as error:
             if len(batch) == 1:
                 batch[0].fail(error)
+                tell(batch)
                 return
             # One of them is not understood, or they are too much at once, and the daemon refuses the request as a whole.
             middle = len(batch) // 2
@@ -270,13 +351,15 @@ class Registrar:
         except Exception as error:
             for entry in batch:
                 entry.fail(error)
+            tell(batch)
             return
         for entry, result in zip(batch, results, strict=True):
             if "artifact" in result:
-                entry.succeed(result["artifact"], self._opener)
+                entry.succeed(result["artifact"])
                 continue
             problem = result.get("error", {})
             self._refused(entry, from_problem(problem, int(problem.get("status", 500))))
+        tell(batch)
 
     def _refused(self, entry: Entry, error: ApiError) -> None:
         """Nothing was captured where the file lies: it may be ignored there, or written past the mount. Its bytes are sent."""
@@ -325,9 +408,9 @@ class Registrar:
         item["path"] = place.path
         if place.workspace_id is not None:
             item["workspace"] = place.workspace_id
-            return Entry(item, artifact, None, None if is_held else place.host_path)
+            return Entry(item, artifact, self._opener, None, None if is_held else place.host_path)
         if is_held or self._daemon.is_scoped:
-            return Entry(item, artifact, None, None)
+            return Entry(item, artifact, self._opener, None, None)
         self._take_place()
         try:
             descriptor = open_file(place.path)
@@ -336,8 +419,8 @@ class Registrar:
             raise
         if descriptor is None:
             self._places.release()
-            return Entry(item, artifact, None, None)
-        return Entry(item, artifact, descriptor, None, self._places)
+            return Entry(item, artifact, self._opener, None, None)
+        return Entry(item, artifact, self._opener, descriptor, None, self._places)
 
     def _take_place(self) -> None:
         """Waits until fewer entries hold descriptors: sending them needs some too."""

@@ -15,7 +15,7 @@ from . import _context, _daemon
 from . import _operations as operations
 from ._copies import Copies, fetch
 from ._daemon import Daemon
-from ._registrar import Entry, Registrar, Registration, open_file
+from ._registrar import Entry, Registrar, Registration, Registrations, open_file
 from .artifact import Artifact, ArtifactList, ArtifactState, ArtifactVersion
 from .backends import StorageBackend
 from .cleanup import CleanupPolicy, CleanupResult, before, days
@@ -55,10 +55,10 @@ class Artifacts:
         """
         return self._parts()[2].submit(self._entry(artifact, move_alias))
 
-    def register_artifacts(self, artifacts: Iterable[Artifact], *, move_alias: bool = False) -> list[Registration]:
-        """Registers many; they travel together."""
+    def register_artifacts(self, artifacts: Iterable[Artifact], *, move_alias: bool = False) -> Registrations:
+        """Registers many; they travel together. Awaiting what is returned waits for all of them."""
         registrar = self._parts()[2]
-        return [registrar.submit(self._entry(artifact, move_alias)) for artifact in artifacts]
+        return Registrations(registrar.submit(self._entry(artifact, move_alias)) for artifact in artifacts)
 
     def _entry(self, artifact: Artifact, move_alias: bool) -> Entry:
         path = artifact.path
