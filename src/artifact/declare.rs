@@ -9,6 +9,7 @@ use super::copy::{Copied, CopyError, Limits, Subject, copy};
 use super::error::Error;
 use super::learn::learn;
 use super::life::Voice;
+use super::record::WorkspaceRecord;
 use super::registry::shown;
 use super::schedule::DrainScope;
 use super::service::{Service, VANISHED};
@@ -19,7 +20,7 @@ use crate::model::names::check_text;
 use crate::model::path::{VirtualPath, escape};
 use crate::storage::life::{Amendment, Declaration, DeclaredContent, Names};
 use crate::storage::{BlobBatch, VersionRow};
-use crate::sys::file::device_minor;
+use crate::sys::file::device;
 use crate::wire::artifact::Artifact;
 use crate::wire::life::RegisterItem;
 use jiff::Timestamp;
@@ -29,6 +30,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where a workspace is, seen from inside.
@@ -82,11 +84,13 @@ impl Artifacts {
         patience: Patience,
     ) -> Result<Vec<Result<Artifact, Error>>, Error> {
         let service = self.service();
+        let records = mounted(service, owner);
         let spots: Vec<Result<Spot, Error>> =
-            items.iter().map(|item| locate(service, owner, voice, item)).collect();
+            items.iter().map(|item| locate(&records, voice, item)).collect();
         let pending = wait_for_captures(service, owner, &spots, patience);
         let began = Timestamp::now();
         let mut batch = service.blobs.begin()?;
+        let mut copier = Copier::new(service, owner, patience);
         let mut prepared = Vec::with_capacity(items.len());
         for (item, spot) in items.into_iter().zip(spots) {
             prepared.push(spot.and_then(|spot| {
@@ -94,7 +98,7 @@ impl Artifacts {
                     return Err(Error::StillPending { path: spot.shown(), why: why.clone() });
                 }
                 within_scope(service, owner, voice, &spot)?;
-                prepare(service, owner, run, item, spot, &mut *batch, patience)
+                prepare(run, item, spot, &mut copier, &mut *batch)
             }));
         }
         batch.commit()?;
@@ -149,10 +153,17 @@ pub(super) fn check(amendment: &Amendment) -> Result<(), Error> {
     Ok(())
 }
 
+/// The owner's workspaces that are mounted.
+fn mounted(service: &Service, owner: u32) -> Vec<Arc<WorkspaceRecord>> {
+    let attached: BTreeSet<u32> = service.attached().into_iter().collect();
+    let state = service.state();
+    let known = attached.iter().filter_map(|number| state.workspace(*number).cloned());
+    known.filter(|record| record.owner_uid == owner).collect()
+}
+
 /// Finds the file's place by its path alone; no file system is asked.
 fn locate(
-    service: &Service,
-    owner: u32,
+    records: &[Arc<WorkspaceRecord>],
     voice: &Voice,
     item: &Registration,
 ) -> Result<Spot, Error> {
@@ -174,14 +185,8 @@ fn locate(
     }
     // `components` leaves out repeated and trailing slashes.
     let path: PathBuf = item.path.components().collect();
-    let attached: BTreeSet<u32> = service.attached().into_iter().collect();
-    let records: Vec<_> = {
-        let state = service.state();
-        let known = attached.iter().filter_map(|number| state.workspace(*number).cloned());
-        known.filter(|record| record.owner_uid == owner).collect()
-    };
     let mut mounts = Vec::new();
-    for record in &records {
+    for record in records {
         if workspace.is_none_or(|named| *named == record.id) {
             mounts.extend(record.mounts.iter().map(|mount| (&record.id, mount)));
         }
@@ -247,13 +252,11 @@ fn within_scope(service: &Service, owner: u32, voice: &Voice, spot: &Spot) -> Re
 }
 
 fn prepare(
-    service: &Service,
-    owner: u32,
     run: Option<RunId>,
     Registration { file, item, .. }: Registration,
     spot: Spot,
+    copier: &mut Copier<'_>,
     batch: &mut dyn BlobBatch,
-    patience: Patience,
 ) -> Result<Declaration, Error> {
     let held = match item.state {
         None | Some(ArtifactState::Ready) => false,
@@ -283,11 +286,11 @@ fn prepare(
     };
     check(&amendment)?;
     let content = match file.filter(|_| !held) {
-        Some(file) => Some(stable_copy(service, owner, &file, &spot, batch, patience)?),
+        Some(file) => Some(copier.copy(&file, &spot, batch)?),
         None => None,
     };
     Ok(Declaration {
-        owner_uid: owner,
+        owner_uid: copier.owner,
         host_path: spot.host_path.as_os_str().as_bytes().to_vec(),
         place: spot.place,
         run,
@@ -315,85 +318,134 @@ pub(super) fn content_of_held(
     }
     let Some(file) = file else { return Ok(None) };
     let mut batch = service.blobs.begin()?;
-    let content = stable_copy(service, row.owner_uid, &file, &spot, &mut *batch, patience)?;
+    let content = Copier::new(service, row.owner_uid, patience).copy(&file, &spot, &mut *batch)?;
     batch.commit()?;
     Ok(Some(content))
 }
 
-fn stable_copy(
-    service: &Service,
+/// Takes the copies of one request.
+struct Copier<'a> {
+    service: &'a Service,
     owner: u32,
-    file: &File,
-    spot: &Spot,
-    batch: &mut dyn BlobBatch,
-    Patience(deadline): Patience,
-) -> Result<DeclaredContent, Error> {
-    let path = spot.shown();
-    let unreadable = |source| Error::Unreadable { path: path.clone(), source };
-    if is_our_mount(file).map_err(unreadable)? {
-        return Err(bad(format!(
-            "{path} was opened through a workspace's mount: name it as it is seen in the workspace, or open it in the host directory behind"
-        )));
-    }
-    let limits =
-        Limits { kept_bytes_max: service.settings.content_bytes_max, lane_bytes_max: u64::MAX };
-    let wanted = || !service.is_stopping() && Instant::now() < deadline;
-    let name = spot.host_path.file_name().unwrap_or_default();
-    let policy = service.settings.secrets;
-    let finder = spot.workspace.as_ref().and_then(|id| service.finder_of(owner, id));
-    let blocks = policy == SecretPolicy::Block;
-    let subject = Subject { name, finder: finder.as_deref(), blocks };
-    let mut buffer = Vec::new();
-    for _ in 0..COPY_TRIES {
-        match copy(file, batch, limits, subject, &mut buffer, &wanted) {
-            Ok(Copied::Stable(content)) => {
-                let (digest, by_name) = (content.examined.digest, VirtualPath::parse(name).ok());
-                let rule = match (&spot.place, &by_name) {
-                    (Some((_, mount, path)), _) => service.rules.rule_for(Some(mount), path),
-                    (None, Some(name)) => service.rules.rule_for(None, name),
-                    (None, None) => None,
-                };
-                let learned = learn(service, name, rule, content.examined, finder.as_deref());
-                if let Some(first) = learned.secrets.found.first() {
-                    tracing::warn!(path, secret = %first.secret, encoding = first.encoding, count = learned.secrets.found.len(), ?policy, "a secret stands in a registered file");
-                }
-                return Ok(DeclaredContent {
-                    digest,
-                    size: content.size,
-                    kept: content.kept,
-                    artifact_type: learned.artifact_type,
-                    suspected: learned.suspected,
-                    mime: learned.mime,
-                    metadata: learned.metadata,
-                    secrets: learned.secrets,
-                });
-            }
-            Ok(Copied::NotAFile) => return Err(bad(format!("{path} is not a regular file"))),
-            Ok(Copied::Unstable) => std::thread::sleep(COPY_PAUSE),
-            Ok(Copied::Unwanted | Copied::TooLarge) => {
-                let why = "its copy took too long".to_owned();
-                return Err(Error::StillPending { path, why });
-            }
-            Err(CopyError::Read(source)) => return Err(unreadable(source)),
-            Err(CopyError::Write(source)) => {
-                let root = service.settings.state_dir.clone();
-                return Err(Error::State { doing: "store a content in", path: root, source });
-            }
-            Err(CopyError::Blob(error)) => return Err(error.into()),
-        }
-    }
-    Err(Error::Changing { path })
+    patience: Patience,
+    /// Lent to each copy: with one of its own, making it was a third of what registering a small file cost (measured).
+    buffer: Vec<u8>,
+    our_mounts: OurMounts,
 }
 
-/// Whether the file lies on a mount of a daemon of ours: one that waits for its own mount cannot be killed. Asked without a
-/// request to the mount's server.
-fn is_our_mount(file: &File) -> std::io::Result<bool> {
-    let device = format!("0:{}", device_minor(file.as_fd())?);
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let ours = table.lines().any(|line| {
-        let of_device = line.split(' ').nth(2) == Some(&device);
+impl<'a> Copier<'a> {
+    fn new(service: &'a Service, owner: u32, patience: Patience) -> Self {
+        let (buffer, our_mounts) = (Vec::new(), OurMounts::default());
+        Self { service, owner, patience, buffer, our_mounts }
+    }
+
+    /// A stable copy of the file, and what is learned from it.
+    fn copy(
+        &mut self,
+        file: &File,
+        spot: &Spot,
+        batch: &mut dyn BlobBatch,
+    ) -> Result<DeclaredContent, Error> {
+        let (service, Patience(deadline)) = (self.service, self.patience);
+        let path = spot.shown();
+        let unreadable = |source| Error::Unreadable { path: path.clone(), source };
+        if self.our_mounts.has(file).map_err(unreadable)? {
+            return Err(bad(format!(
+                "{path} was opened through a workspace's mount: name it as it is seen in the workspace, or open it in the host directory behind"
+            )));
+        }
+        let limits =
+            Limits { kept_bytes_max: service.settings.content_bytes_max, lane_bytes_max: u64::MAX };
+        let wanted = || !service.is_stopping() && Instant::now() < deadline;
+        let name = spot.host_path.file_name().unwrap_or_default();
+        let policy = service.settings.secrets;
+        let finder = spot.workspace.as_ref().and_then(|id| service.finder_of(self.owner, id));
+        let blocks = policy == SecretPolicy::Block;
+        let subject = Subject { name, finder: finder.as_deref(), blocks };
+        for _ in 0..COPY_TRIES {
+            match copy(file, batch, limits, subject, &mut self.buffer, &wanted) {
+                Ok(Copied::Stable(content)) => {
+                    let (digest, by_name) =
+                        (content.examined.digest, VirtualPath::parse(name).ok());
+                    let rule = match (&spot.place, &by_name) {
+                        (Some((_, mount, path)), _) => service.rules.rule_for(Some(mount), path),
+                        (None, Some(name)) => service.rules.rule_for(None, name),
+                        (None, None) => None,
+                    };
+                    let learned = learn(service, name, rule, content.examined, finder.as_deref());
+                    if let Some(first) = learned.secrets.found.first() {
+                        tracing::warn!(path, secret = %first.secret, encoding = first.encoding, count = learned.secrets.found.len(), ?policy, "a secret stands in a registered file");
+                    }
+                    return Ok(DeclaredContent {
+                        digest,
+                        size: content.size,
+                        kept: content.kept,
+                        artifact_type: learned.artifact_type,
+                        suspected: learned.suspected,
+                        mime: learned.mime,
+                        metadata: learned.metadata,
+                        secrets: learned.secrets,
+                    });
+                }
+                Ok(Copied::NotAFile) => return Err(bad(format!("{path} is not a regular file"))),
+                Ok(Copied::Unstable) => std::thread::sleep(COPY_PAUSE),
+                Ok(Copied::Unwanted | Copied::TooLarge) => {
+                    let why = "its copy took too long".to_owned();
+                    return Err(Error::StillPending { path, why });
+                }
+                Err(CopyError::Read(source)) => return Err(unreadable(source)),
+                Err(CopyError::Write(source)) => {
+                    let root = service.settings.state_dir.clone();
+                    return Err(Error::State { doing: "store a content in", path: root, source });
+                }
+                Err(CopyError::Blob(error)) => return Err(error.into()),
+            }
+        }
+        Err(Error::Changing { path })
+    }
+}
+
+/// The mounts of daemons of ours, as the first question finds them: a file that is asked about was opened before, through a mount
+/// that was there.
+#[derive(Default)]
+struct OurMounts(Option<BTreeSet<u32>>);
+
+impl OurMounts {
+    /// Whether the file lies on one of them: a daemon that waits for its own mount cannot be killed. Asked without a request to the
+    /// mount's server.
+    fn has(&mut self, file: &File) -> std::io::Result<bool> {
+        let (major, minor) = device(file.as_fd())?;
+        // A file system on a block device is none; the table of a host with many mounts is long.
+        if major != 0 {
+            return Ok(false);
+        }
+        if self.0.is_none() {
+            self.0 = Some(ours(&std::fs::read_to_string("/proc/self/mountinfo")?));
+        }
+        Ok(self.0.as_ref().is_some_and(|minors| minors.contains(&minor)))
+    }
+}
+
+/// The minor device numbers of mounts of ours in a table of proc_pid_mountinfo(5); their major is 0.
+fn ours(table: &str) -> BTreeSet<u32> {
+    let minor = |line: &str| {
         let kind = line.split(" - ").nth(1).and_then(|tail| tail.split(' ').next());
-        of_device && kind == Some("fuse.belljar")
-    });
-    Ok(ours)
+        let device = line.split(' ').nth(2).filter(|_| kind == Some("fuse.belljar"));
+        device.and_then(|device| device.strip_prefix("0:")?.parse().ok())
+    };
+    table.lines().filter_map(minor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_mounts_of_ours_are_found_in_the_table() {
+        let table = "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+            40 22 0:45 / /run/w rw,nosuid shared:3 - fuse.belljar belljar rw,user_id=0\n\
+            41 22 0:46 / /srv/a rw - fuse.sshfs host: rw\n\
+            42 22 0:47 / /srv/b\\040-\\040fuse.belljar rw - tmpfs none rw\n";
+        assert_eq!(ours(table), BTreeSet::from([45]));
+    }
 }

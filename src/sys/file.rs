@@ -215,9 +215,9 @@ pub fn birth(file: BorrowedFd<'_>) -> io::Result<Option<(i64, u32)>> {
     Ok(known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)))
 }
 
-/// The minor device number of the file system that `file` lies on, asked without a request to its server
+/// The device numbers, major and minor, of the file system that `file` lies on, asked without a request to its server
 /// (statx(2), AT_STATX_DONT_SYNC): a FUSE server can ask it of its own mount.
-pub fn device_minor(file: BorrowedFd<'_>) -> io::Result<u64> {
+pub fn device(file: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     // SAFETY: all-zero bytes are a valid value of this plain C structure.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a NUL-terminated literal and `stat` lives across the call.
@@ -231,5 +231,10 @@ pub fn device_minor(file: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     Errno::result(result)?;
-    Ok(u64::from(stat.stx_dev_minor))
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
+/// The minor number of a file system without a block device, as every FUSE mount of ours is: its major is 0.
+pub fn device_minor(file: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(u64::from(device(file)?.1))
 }
