@@ -27,7 +27,10 @@ impl Digest {
 
     /// The 64 hexadecimal digits alone, as used in file names of the blob store.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let pair =
+            |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)]));
+        self.0.iter().flat_map(pair).collect()
     }
 }
 
