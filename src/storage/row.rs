@@ -214,6 +214,14 @@ impl VersionRow {
         self.archived_at = (next == ArtifactState::Archived).then_some(at);
     }
 
+    /// Its times of creation and change as catalogs keep them, in microseconds.
+    pub(super) fn truncate_times(&mut self) {
+        for time in [&mut self.created_at, &mut self.updated_at] {
+            // A number of microseconds that came from a time is one again.
+            *time = Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(*time);
+        }
+    }
+
     /// Takes what an amendment says of the version itself: neither its content nor the names of its artifact.
     pub(super) fn amend(&mut self, amendment: &Amendment, at: Timestamp) -> Result<(), Refusal> {
         if let Some(content) = content_for(self, amendment) {

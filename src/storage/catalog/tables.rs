@@ -69,8 +69,9 @@ pub(super) trait Versions {
     /// The highest number of an artifact; 0 when there is none.
     fn newest(&self, id: ArtifactId) -> Answer<u64>;
 
-    /// Writes down what a row has become; its key, its number, its origin and its time of creation stay.
-    fn write(&self, version: i64, row: &VersionRow) -> Answer<()>;
+    /// Writes down what a row, which is stored as `before`, has become; its key, its number, its origin and its time of creation
+    /// stay.
+    fn write(&self, version: i64, before: &VersionRow, row: &VersionRow) -> Answer<()>;
 
     /// A new artifact of that row's id, owner and path.
     fn insert_artifact(&self, row: &VersionRow) -> Answer<()>;

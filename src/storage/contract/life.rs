@@ -113,6 +113,60 @@ fn what_was_captured_is_enriched_and_never_registered_twice() {
 }
 
 #[test]
+fn what_a_declaration_answers_is_what_is_stored() {
+    over_each_catalog(|catalog| {
+        let amendment = Amendment {
+            artifact_type: Some(ArtifactType::new("report")),
+            mime: Some("text/x".to_owned()),
+            graph_id: Some("g".to_owned()),
+            aliases: named(&["z", "a", "z"]),
+            labels: named(&["v2", "v1"]),
+            tags: named(&["b", "a", "b"]),
+            metadata: json!({ "deep": { "f": 0.1, "n": null }, "by": "me" }).as_object().cloned(),
+            ..Amendment::default()
+        };
+        let path = VirtualPath::parse("dir/x").expect("path");
+        let place = ("w".parse().expect("id"), "m".parse().expect("name"), path);
+        let said =
+            Declaration { amendment, run: Some(RunId::generate()), ..declaration("x", None) };
+        let found = SecretFinding {
+            secret: "KEY".parse().expect("legal"),
+            encoding: "raw".to_owned(),
+            position: 3,
+        };
+        let leaking = SecretSearch { found: vec![found], quarantined: true, ..Default::default() };
+        // First as it is made, then amended, then with another content.
+        for (text, held, secrets) in [
+            (None, true, SecretSearch::default()),
+            (Some("one"), false, SecretSearch::default()),
+            (Some("one"), false, leaking.clone()),
+            (Some("two"), false, leaking),
+        ] {
+            for (path, place) in [("outside", None), ("inside", Some(place.clone()))] {
+                let content =
+                    text.map(|text| DeclaredContent { secrets: secrets.clone(), ..content(text) });
+                let host_path = path.as_bytes().to_vec();
+                let amendment = Amendment { move_aliases: true, ..said.amendment.clone() };
+                let new =
+                    Declaration { host_path, place, content, held, amendment, ..said.clone() };
+                let at = Timestamp::now();
+                let row = declare(catalog, Declaration { at, ..new }).expect("declared");
+                let which = Which::Number(row.number);
+                let stored = catalog.find(None, row.id, which).expect("look").expect("there");
+                assert_eq!(row, stored);
+                assert_eq!((row.aliases.len(), row.labels.len(), row.tags.len()), (2, 2, 2));
+            }
+        }
+        let fresh = declare(
+            catalog,
+            Declaration { host_path: b"fresh".to_vec(), ..declaration("", Some("x")) },
+        );
+        let fresh = fresh.expect("declared");
+        assert_eq!(catalog.find(None, fresh.id, Which::Latest).expect("look"), Some(fresh));
+    });
+}
+
+#[test]
 fn an_alias_names_one_artifact_of_an_owner_and_moves_only_when_told_to() {
     over_each_catalog(|catalog| {
         let aliased = |path, move_aliases| {

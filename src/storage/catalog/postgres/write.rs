@@ -248,7 +248,7 @@ impl Versions for Writing<'_> {
         Ok(newest?.pop().unwrap_or(0).unsigned_abs())
     }
 
-    fn write(&self, version: i64, row: &VersionRow) -> Answer<()> {
+    fn write(&self, version: i64, _before: &VersionRow, row: &VersionRow) -> Answer<()> {
         let numbered: Vec<String> = MUTABLE
             .split(',')
             .zip(2..)

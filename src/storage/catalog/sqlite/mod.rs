@@ -134,7 +134,8 @@ fn connect(path: &Path) -> Result<Connection, CatalogError> {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         keep_plans(&connection)?;
-        connection.set_prepared_statement_cache_capacity(32);
+        // Writing down a change has a statement for each set of columns that differ.
+        connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     };
     connect().map_err(|source| CatalogError::Open { path: path.to_owned(), source })

@@ -46,7 +46,7 @@ impl Names for Writing<'_> {
 
     fn set_alias(&self, owner: u32, alias: &Alias, id: ArtifactId) -> Answer<()> {
         self.execute(
-            "INSERT INTO alias (owner_uid, name, artifact) SELECT ?1, ?2, pk FROM artifact WHERE id = ?3 \
+            "INSERT INTO alias (owner_uid, name, artifact) VALUES (?1, ?2, (SELECT pk FROM artifact WHERE id = ?3)) \
              ON CONFLICT (owner_uid, name) DO UPDATE SET artifact = excluded.artifact",
             params![owner, alias.as_str(), id.as_uuid().as_bytes()],
         )

@@ -11,8 +11,10 @@ use crate::storage::retention::NamedContent;
 use crate::storage::upload::Destination;
 use crate::storage::{SecretFinding, VersionRow, Which};
 use jiff::Timestamp;
-use rusqlite::{Transaction, params};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Transaction, params, params_from_iter};
 use serde_json::Value;
+use std::sync::LazyLock;
 
 /// A transaction that writes, and what for.
 pub(super) struct Writing<'a> {
@@ -35,6 +37,85 @@ impl Writing<'_> {
     ) -> Answer<Option<T>> {
         value(self.transaction, self.doing, text, parameters)
     }
+}
+
+/// The columns that change, in the order of [`mutable`].
+const MUTABLE: [&str; 28] = [
+    "parent",
+    "type",
+    "suspected",
+    "mime",
+    "state",
+    "held",
+    "pinned",
+    "quarantined",
+    "size",
+    "digest",
+    "content_kept",
+    "closes",
+    "workspace",
+    "mount",
+    "path",
+    "run",
+    "graph_id",
+    "node_id",
+    "writer_pid",
+    "writer_uid",
+    "writer_command",
+    "metadata",
+    "updated_at",
+    "deleted_at",
+    "swept_at",
+    "archived_at",
+    "lost_at",
+    "secret_scan",
+];
+
+fn mutable(row: &VersionRow) -> [ToSqlOutput<'_>; 28] {
+    let time = |time: Option<Timestamp>| output(time.map(Timestamp::as_microsecond));
+    let metadata = Value::Object(row.metadata.clone()).to_string();
+    [
+        output(row.parent.map(integer)),
+        text_output(Some(row.artifact_type.as_str())),
+        text_output(row.suspected.as_ref().map(|suspected| suspected.as_str())),
+        text_output(row.mime.as_deref()),
+        text_output(Some(row.state.as_str())),
+        output(Some(row.held)),
+        output(Some(row.pinned)),
+        output(Some(row.quarantined)),
+        output(Some(integer(row.size))),
+        bytes_output(row.digest.as_ref().map(|digest| &digest.as_bytes()[..])),
+        output(Some(row.content_kept)),
+        output(Some(integer(row.closes))),
+        text_output(row.workspace.as_ref().map(|workspace| workspace.as_str())),
+        text_output(row.place.as_ref().map(|(mount, _)| mount.as_str())),
+        bytes_output(row.place.as_ref().map(|(_, path)| path.as_bytes())),
+        output(row.run.map(|run| run.as_uuid().as_bytes().to_vec())),
+        text_output(row.graph_id.as_deref()),
+        text_output(row.node_id.as_deref()),
+        output(row.writer.as_ref().map(|writer| writer.pid)),
+        output(row.writer.as_ref().map(|writer| writer.uid)),
+        bytes_output(row.writer.as_ref().and_then(|writer| writer.command.as_deref())),
+        output(Some(metadata)),
+        time(Some(row.updated_at)),
+        time(row.deleted_at),
+        time(row.swept_at),
+        time(row.archived_at),
+        time(row.lost_at),
+        text_output(row.secret_scan.map(|outcome| outcome.as_str())),
+    ]
+}
+
+fn output<'a>(value: Option<impl Into<rusqlite::types::Value>>) -> ToSqlOutput<'a> {
+    ToSqlOutput::Owned(value.map_or(rusqlite::types::Value::Null, Into::into))
+}
+
+fn text_output(text: Option<&str>) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(text.map_or(ValueRef::Null, |text| ValueRef::Text(text.as_bytes())))
+}
+
+fn bytes_output(bytes: Option<&[u8]>) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(bytes.map_or(ValueRef::Null, ValueRef::Blob))
 }
 
 impl Versions for Writing<'_> {
@@ -74,46 +155,21 @@ impl Versions for Writing<'_> {
         Ok(newest.flatten().unwrap_or(0).unsigned_abs())
     }
 
-    fn write(&self, version: i64, row: &VersionRow) -> Answer<()> {
-        self.execute(
-            "UPDATE version SET parent = ?2, type = ?3, suspected = ?4, mime = ?5, state = ?6, held = ?7, pinned = ?8, \
-                 quarantined = ?9, size = ?10, digest = ?11, content_kept = ?12, closes = ?13, workspace = ?14, mount = ?15, \
-                 path = ?16, run = ?17, graph_id = ?18, node_id = ?19, writer_pid = ?20, writer_uid = ?21, \
-                 writer_command = ?22, metadata = ?23, updated_at = ?24, deleted_at = ?25, swept_at = ?26, \
-                 archived_at = ?27, lost_at = ?28, secret_scan = ?29 WHERE pk = ?1",
-            params![
-                version,
-                row.parent.map(integer),
-                row.artifact_type.as_str(),
-                row.suspected.as_ref().map(|suspected| suspected.as_str()),
-                row.mime,
-                row.state.as_str(),
-                row.held,
-                row.pinned,
-                row.quarantined,
-                integer(row.size),
-                row.digest.as_ref().map(Digest::as_bytes),
-                row.content_kept,
-                integer(row.closes),
-                row.workspace.as_ref().map(|workspace| workspace.as_str()),
-                row.place.as_ref().map(|(mount, _)| mount.as_str()),
-                row.place.as_ref().map(|(_, path)| path.as_bytes()),
-                row.run.map(|run| *run.as_uuid().as_bytes()),
-                row.graph_id,
-                row.node_id,
-                row.writer.as_ref().map(|writer| writer.pid),
-                row.writer.as_ref().map(|writer| writer.uid),
-                row.writer.as_ref().and_then(|writer| writer.command.as_deref()),
-                Value::Object(row.metadata.clone()).to_string(),
-                row.updated_at.as_microsecond(),
-                row.deleted_at.map(Timestamp::as_microsecond),
-                row.swept_at.map(Timestamp::as_microsecond),
-                row.archived_at.map(Timestamp::as_microsecond),
-                row.lost_at.map(Timestamp::as_microsecond),
-                row.secret_scan.map(|outcome| outcome.as_str()),
-            ],
-        )
-        .map(drop)
+    fn write(&self, version: i64, before: &VersionRow, row: &VersionRow) -> Answer<()> {
+        // Those that differ alone: each index with a column that is set is written anew, whether or not the value is another.
+        let (before, after) = (mutable(before), mutable(row));
+        let differing = || {
+            let columns = MUTABLE.iter().zip(before.iter().zip(&after));
+            columns.filter(|(_, (before, after))| before != after)
+        };
+        let set: Vec<String> = differing().map(|(name, _)| format!("{name} = ?")).collect();
+        if set.is_empty() {
+            return Ok(());
+        }
+        let text = format!("UPDATE version SET {} WHERE pk = ?", set.join(", "));
+        let key = output(Some(version));
+        let values = differing().map(|(_, (_, after))| after).chain([&key]);
+        self.execute(&text, params_from_iter(values)).map(drop)
     }
 
     fn insert_artifact(&self, row: &VersionRow) -> Answer<()> {
@@ -131,21 +187,25 @@ impl Versions for Writing<'_> {
     }
 
     fn insert_version(&self, row: &VersionRow) -> Answer<i64> {
-        // What else there is of a version is written over it at once, so that its columns stand in one place.
-        self.execute(
-            "INSERT INTO version (artifact, owner_uid, number, origin, type, state, size, content_kept, closes, created_at, \
-                 updated_at) \
-             SELECT pk, owner_uid, ?2, ?3, '', '', 0, 0, 0, ?4, ?4 FROM artifact WHERE id = ?1",
-            params![
-                row.id.as_uuid().as_bytes(),
-                integer(row.number),
-                row.origin.as_str(),
-                row.created_at.as_microsecond()
-            ],
-        )?;
-        let version = self.transaction.last_insert_rowid();
-        self.write(version, row)?;
-        Ok(version)
+        // VALUES, not SELECT: what could insert several rows has every page that it changes written to a journal of its own first.
+        static TEXT: LazyLock<String> = LazyLock::new(|| {
+            format!(
+                "INSERT INTO version ({}, owner_uid, number, origin, created_at, artifact) \
+                 VALUES ({} ?, ?, ?, ?, (SELECT pk FROM artifact WHERE id = ?))",
+                MUTABLE.join(", "),
+                "?, ".repeat(MUTABLE.len()),
+            )
+        });
+        let id = row.id.as_uuid();
+        let fixed = [
+            output(Some(row.owner_uid)),
+            output(Some(integer(row.number))),
+            text_output(Some(row.origin.as_str())),
+            output(Some(row.created_at.as_microsecond())),
+            bytes_output(Some(&id.as_bytes()[..])),
+        ];
+        self.execute(&TEXT, params_from_iter(mutable(row).iter().chain(&fixed)))?;
+        Ok(self.transaction.last_insert_rowid())
     }
 
     fn queue_upload(&self, content: NamedContent, now: Timestamp) -> Answer<()> {
