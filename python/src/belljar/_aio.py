@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from ._protocol import Answer, Call, Operation, encode, refusal
+from . import _message
+from ._message import Head
+from ._protocol import Answer, Call, Operation, refusal
 from ._retry import Acquaintance, Attempts, Interrupted, Stopping
 from ._socket import NotListening, connect, send_descriptors
 from .errors import AnswerNotUnderstood, ConnectionLost, Unavailable
@@ -25,8 +27,7 @@ T = TypeVar("T")
 #: Calls at a time of one event loop. Chosen, not measured: a daemon allows a user 256 connections in all.
 _CALLS_MAX = 32
 
-#: Longest head of an answer, and largest piece of content that is read at once.
-_HEAD_MAX = 64 * 1024
+#: Largest piece of content that is read at once.
 _CHUNK = 1 << 20
 
 
@@ -40,16 +41,6 @@ class _Stream:
 
     def close(self) -> None:
         self.writer.close()
-
-
-class _Head:
-    def __init__(self, status: int, headers: dict[str, str]) -> None:
-        self.status = status
-        self.headers = headers
-
-    @property
-    def stays_open(self) -> bool:
-        return self.headers.get("connection", "").lower() != "close"
 
 
 class _Loop:
@@ -155,7 +146,7 @@ class AsyncTransport:
         connection.setblocking(False)
         return _Stream(*await asyncio.open_unix_connection(sock=connection, limit=_CHUNK))
 
-    def _give_back(self, stream: _Stream, head: _Head) -> None:
+    def _give_back(self, stream: _Stream, head: Head) -> None:
         here = self._here()
         stream.was_used = True
         if head.stays_open and len(here.idle) < _CALLS_MAX:
@@ -163,7 +154,7 @@ class AsyncTransport:
         else:
             stream.close()
 
-    async def _request(self, call: Call) -> tuple[_Stream, _Head, socket.socket | None]:
+    async def _request(self, call: Call) -> tuple[_Stream, Head, socket.socket | None]:
         body = dict(call.body) if call.body is not None else None
         leash: socket.socket | None = None
         if call.descriptors:
@@ -174,7 +165,7 @@ class AsyncTransport:
             here = self._here()
             stream = here.idle.pop() if here.idle else await self._connect()
             try:
-                _write(stream.writer, call, body)
+                stream.writer.write(_message.request(call, body))
                 await stream.writer.drain()
                 head = await asyncio.wait_for(_read_head(stream.reader), call.timeout)
             except BaseException as error:
@@ -198,7 +189,7 @@ class AsyncTransport:
         try:
             stream = await self._connect()
             try:
-                _write(stream.writer, Call("GET", "/readyz"), None)
+                stream.writer.write(_message.request(Call("GET", "/readyz"), None))
                 return (await asyncio.wait_for(_read_head(stream.reader), 5.0)).status == 503
             finally:
                 stream.close()
@@ -220,42 +211,23 @@ class AsyncTransport:
             stream.close()
 
 
-def _write(writer: asyncio.StreamWriter, call: Call, body: dict[str, object] | None) -> None:
-    content = encode(body) if body is not None else b""
-    lines = [f"{call.method} {call.path} HTTP/1.1", "host: belljar", "content-type: application/json"]
-    lines += [f"{name}: {value}" for name, value in call.headers.items()]
-    lines.append(f"content-length: {len(content)}")
-    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("ascii") + content)
-
-
-async def _read_head(reader: asyncio.StreamReader) -> _Head:
+async def _read_head(reader: asyncio.StreamReader) -> Head:
     try:
-        text = await reader.readuntil(b"\r\n\r\n")
+        return _message.head(await reader.readuntil(_message.HEAD_END))
     except asyncio.LimitOverrunError as error:
         raise AnswerNotUnderstood("the head of the daemon's answer has no end") from error
-    if len(text) > _HEAD_MAX:
-        raise AnswerNotUnderstood("the head of the daemon's answer is too long")
-    first, *lines = text.decode("latin-1").rstrip("\r\n").split("\r\n")
-    words = first.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
-        raise AnswerNotUnderstood(f"the daemon's answer is not HTTP: {first!r}")
-    headers = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    return _Head(int(words[1]), headers)
 
 
-async def _pieces(reader: asyncio.StreamReader, head: _Head) -> AsyncIterator[bytes]:
+async def _pieces(reader: asyncio.StreamReader, head: Head) -> AsyncIterator[bytes]:
     """The content as its length says, or in chunks (RFC 9112, section 7.1)."""
-    if head.headers.get("transfer-encoding", "").lower() == "chunked":
+    if head.is_chunked:
         while True:
-            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+            size = _message.chunk_size(await reader.readuntil(b"\r\n"))
             piece = await reader.readexactly(size + 2)
             if size == 0:
                 return
             yield piece[:-2]
-    length = 0 if head.status == 204 else int(head.headers.get("content-length", "0"))
+    length = head.length
     while length > 0:
         piece = await reader.read(min(length, _CHUNK))
         if not piece:
@@ -264,7 +236,7 @@ async def _pieces(reader: asyncio.StreamReader, head: _Head) -> AsyncIterator[by
         yield piece
 
 
-async def _read_all(reader: asyncio.StreamReader, head: _Head) -> bytes:
+async def _read_all(reader: asyncio.StreamReader, head: Head) -> bytes:
     return b"".join([piece async for piece in _pieces(reader, head)])
 
 

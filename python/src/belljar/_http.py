@@ -1,4 +1,4 @@
-"""The blocking transport: HTTP/1.1 over the Unix socket, by the standard library.
+"""The blocking transport: HTTP/1.1 over the Unix socket.
 
 Connections are kept for the next call. A forked child makes its own: a connection that two processes write to would mix
 their requests. Threads may share a transport; each call has a connection for itself.
@@ -9,7 +9,6 @@ Locking: the lock guards the list of idle connections and is never held across I
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
 import threading
@@ -17,34 +16,78 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ._protocol import Answer, Call, Operation, encode, refusal
+from . import _message
+from ._message import Head
+from ._protocol import Answer, Call, Operation, refusal
 from ._retry import Acquaintance, Attempts, Interrupted, Stopping
 from ._socket import NotListening, connect, send_descriptors
-from .errors import ConnectionLost, Unavailable
+from .errors import AnswerNotUnderstood, ConnectionLost, Unavailable
 
 T = TypeVar("T")
 
 #: Idle connections that are kept. Chosen, not measured: a daemon allows a user 256 in all.
 _IDLE_MAX = 8
 
-_CHUNK = 1 << 20
+#: Received at once.
+_RECEIVED_MAX = 1 << 18
 
 
-class _Connection(http.client.HTTPConnection):
+class _Connection:
     """A connection over a Unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("belljar")
-        self._path = path
+        self._socket = connect(path)
+        #: What was received and not asked for yet.
+        self._received = bytearray()
         self.was_used = False
 
-    def connect(self) -> None:
-        self.sock = connect(self._path)
+    def close(self) -> None:
+        self._socket.close()
 
-    def wait_at_most(self, timeout: float | None) -> None:
-        if self.sock is None:
-            self.connect()
-        self.sock.settimeout(timeout)
+    def ask(self, request: bytes, timeout: float | None) -> Head:
+        """Sends a request and reads the head of its answer, waiting for each piece at most that long."""
+        self._socket.settimeout(timeout)
+        self._socket.sendall(request)
+        return _message.head(self._until(_message.HEAD_END, _message.HEAD_MAX))
+
+    def _receive(self) -> None:
+        piece = self._socket.recv(_RECEIVED_MAX)
+        if not piece:
+            raise EOFError("the connection ended in the middle of an answer")
+        self._received += piece
+
+    def _until(self, end: bytes, most: int) -> bytes:
+        while (found := self._received.find(end)) < 0:
+            if len(self._received) > most:
+                raise AnswerNotUnderstood("the head of the daemon's answer has no end")
+            self._receive()
+        return self._exactly(found + len(end))
+
+    def _exactly(self, size: int) -> bytes:
+        while len(self._received) < size:
+            self._receive()
+        taken = bytes(self._received[:size])
+        del self._received[:size]
+        return taken
+
+    def pieces(self, head: Head) -> Iterator[bytes]:
+        """The content as its length says, or in chunks (RFC 9112, section 7.1)."""
+        if head.is_chunked:
+            while size := _message.chunk_size(self._until(b"\r\n", _message.HEAD_MAX)):
+                yield self._exactly(size + 2)[:-2]
+            self._until(b"\r\n", _message.HEAD_MAX)
+            return
+        left = head.length
+        while left > 0:
+            if not self._received:
+                self._receive()
+            piece = self._exactly(min(left, len(self._received)))
+            left -= len(piece)
+            yield piece
+
+    def read(self, head: Head) -> bytes:
+        """All of the content."""
+        return b"".join(self.pieces(head)) if head.is_chunked else self._exactly(head.length)
 
 
 class Transport:
@@ -128,27 +171,29 @@ class Transport:
             time.sleep(pause)
 
     def _attempt(self, call: Call) -> Answer:
-        connection, response, leash = self._request(call)
+        connection, head, leash = self._request(call)
         try:
-            body = response.read()
-        except (OSError, http.client.HTTPException) as error:
+            body = connection.read(head)
+        except BaseException as error:
             connection.close()
             _close(leash)
-            raise Interrupted(error, was_reused=False) from error
-        if response.will_close:
-            connection.close()
-        else:
+            if isinstance(error, (OSError, EOFError)):
+                raise Interrupted(error, was_reused=False) from error
+            raise
+        if head.stays_open:
             self._give_back(connection)
+        else:
+            connection.close()
         self.acquaintance.made = True
-        if 200 <= response.status < 300:
-            return Answer(response.status, dict(response.getheaders()), body, leash)
+        if 200 <= head.status < 300:
+            return Answer(head.status, head.headers, body, leash)
         _close(leash)
-        refused = refusal(response.status, body)
+        refused = refusal(head.status, body)
         if isinstance(refused, Unavailable) and self._is_stopping():
             raise Stopping(refused)
         raise refused
 
-    def _request(self, call: Call) -> tuple[_Connection, http.client.HTTPResponse, socket.socket | None]:
+    def _request(self, call: Call) -> tuple[_Connection, Head, socket.socket | None]:
         body = dict(call.body) if call.body is not None else None
         leash: socket.socket | None = None
         if call.descriptors:
@@ -157,18 +202,16 @@ class Transport:
         try:
             connection = self._take()
             try:
-                connection.wait_at_most(call.timeout)
-                headers = {"content-type": "application/json", **call.headers}
-                connection.request(call.method, call.path, body=encode(body) if body is not None else None, headers=headers)
-                response = connection.getresponse()
-            except (OSError, http.client.HTTPException) as error:
-                was_reused = connection.was_used
+                head = connection.ask(_message.request(call, body), call.timeout)
+            except BaseException as error:
                 connection.close()
                 if isinstance(error, TimeoutError):
                     raise ConnectionLost(
                         f"the daemon at {self.path} has not answered {call.method} {call.path} for {call.timeout} s"
                     ) from error
-                raise Interrupted(error, was_reused=was_reused) from error
+                if isinstance(error, (OSError, EOFError)):
+                    raise Interrupted(error, was_reused=connection.was_used) from error
+                raise
         except BaseException:
             _close(leash)
             raise
@@ -176,30 +219,27 @@ class Transport:
             # The connection has to last until the answer, which is here.
             leash.close()
             leash = None
-        return connection, response, leash
+        return connection, head, leash
 
     def _is_stopping(self) -> bool:
         """Whether a refusal for lack of room comes from a daemon that is about to go."""
         try:
             connection = _Connection(self.path)
             with contextlib.closing(connection):
-                connection.wait_at_most(5.0)
-                connection.request("GET", "/readyz")
-                return connection.getresponse().status == 503
-        except (OSError, http.client.HTTPException, NotListening):
+                return connection.ask(_message.request(Call("GET", "/readyz"), None), 5.0).status == 503
+        except (OSError, EOFError, NotListening):
             return True
 
     def stream(self, call: Call) -> Iterator[bytes]:
         """The content of an answer, piece by piece; over a connection of its own."""
-        connection, response, _ = self._request(call)
+        connection, head, _ = self._request(call)
         with contextlib.closing(connection):
-            if not 200 <= response.status < 300:
-                raise refusal(response.status, response.read())
+            if not 200 <= head.status < 300:
+                raise refusal(head.status, connection.read(head))
             self.acquaintance.made = True
             try:
-                while piece := response.read(_CHUNK):
-                    yield piece
-            except (OSError, http.client.HTTPException) as error:
+                yield from connection.pieces(head)
+            except (OSError, EOFError) as error:
                 raise ConnectionLost(f"the daemon at {self.path} went away during {call.method} {call.path}") from error
 
 

@@ -1,34 +1,30 @@
 """Registration in the background: taken at once, sent in batches, never lost without a word.
 
 What is registered is written down when it is called: later changes of the artifact change nothing, and the file is opened at
-once where it lies outside of every workspace, so that it may be removed right after. One thread sends what has come together.
-The queue is bounded, and who meets the bound waits.
+once where it lies outside of every workspace, so that it may be removed right after. Two threads send what has come together,
+so that one batch is made while the other is waited for. The queue is bounded, and who meets the bound waits.
 
-Who awaits a registration waits in an event loop, which is woken once for a batch and not once for each: waking it is a system
-call and a switch of threads, and would cost more than the rest.
-
-Locking: a registrar's lock guards the start of its thread, `_outcomes` what became of entries; neither is held across I/O.
+Locking: a registrar's lock guards the start of its threads and is never held across I/O.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
 import os
-import queue
 import resource
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from . import _exit, _mounted
+from . import _entry, _exit, _mounted
 from . import _operations as operations
 from ._daemon import Daemon
+from ._entry import Entry, Registration, tell
+from ._queue import REQUESTS_MAX, Queue
 from .artifact import Artifact
 from .errors import ApiError, InvalidRequest, NoContent, TooLarge, from_problem
 
@@ -37,220 +33,11 @@ _log = logging.getLogger("belljar")
 #: Registrations that wait at most. Those that hold a descriptor are at most a quarter of what this process may have.
 _QUEUE_MAX = 512
 
-#: Most in one request: the daemon's bound.
-BATCH_MAX = 128
-
 #: How long the end of the process waits for what is not sent yet, in seconds.
 _FLUSH_MAX = 30.0
 
-
-#: Guards the outcomes of all entries: each is touched for a moment only, and a lock for each would cost more than the rest.
-#: Re-entrant, because the garbage collector may abandon one entry while this thread is at another.
-_outcomes = threading.RLock()
-
-
-class Entry:
-    """One registration, on its way."""
-
-    __slots__ = (
-        "_error",
-        "_future",
-        "_places",
-        "_raw",
-        "_waiting",
-        "artifact",
-        "descriptor",
-        "host_path",
-        "is_abandoned",
-        "is_observed",
-        "item",
-        "opener",
-    )
-
-    def __init__(
-        self,
-        item: dict[str, Any],
-        artifact: Artifact,
-        opener: Callable[[Artifact], str],
-        descriptor: int | None,
-        host_path: str | None,
-        places: threading.Semaphore | None = None,
-    ) -> None:
-        self.item = item
-        self.artifact = artifact
-        self.opener = opener
-        self.descriptor = descriptor
-        self.host_path = host_path
-        #: Where a place is given back with the descriptor.
-        self._places = places
-        #: Somebody has asked for the outcome.
-        self.is_observed = False
-        #: Nobody can ask any more.
-        self.is_abandoned = False
-        #: What the daemon said of it.
-        self._raw: dict[str, Any] | None = None
-        self._error: BaseException | None = None
-        #: Made when somebody waits: most registrations nobody waits for.
-        self._future: Future[Artifact] | None = None
-        #: Those of event loops, which `tell` wakes.
-        self._waiting: list[asyncio.Future[Artifact]] | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return self._raw is not None or self._error is not None
-
-    def outcome(self) -> Artifact:
-        """What became of it, once it is done."""
-        self.is_observed = True
-        if self._error is not None:
-            raise self._error
-        assert self._raw is not None
-        registered = Artifact.from_wire(self._raw, self.artifact.artifact_id, self.opener)
-        if self.item.get("version") in registered.labels:
-            # The same bytes may have several; the one that was said is meant.
-            registered.version = self.item["version"]
-        return registered
-
-    def future(self) -> Future[Artifact]:
-        """The outcome, for a thread that wants to know."""
-        with _outcomes:
-            self.is_observed = True
-            if self._future is None:
-                self._future = Future()
-                if self.is_done:
-                    self._tell(self._future)
-            return self._future
-
-    def future_in(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Artifact] | None:
-        """The outcome, for a task of the loop; None when it is there already."""
-        with _outcomes:
-            self.is_observed = True
-            if self.is_done:
-                return None
-            future: asyncio.Future[Artifact] = loop.create_future()
-            if self._waiting is None:
-                self._waiting = []
-            self._waiting.append(future)
-            return future
-
-    def _tell(self, future: Future[Artifact] | asyncio.Future[Artifact]) -> None:
-        # One that is done was cancelled by who waited: that is theirs alone.
-        if future.done():
-            return
-        try:
-            future.set_result(self.outcome())
-        except BaseException as error:
-            future.set_exception(error)
-
-    def close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-            if self._places is not None:
-                self._places.release()
-
-    def fail(self, error: BaseException) -> None:
-        """Notes why it was refused; `tell` says so."""
-        self.close()
-        with _outcomes:
-            self._error = error
-            is_lost = self.is_abandoned and not self.is_observed
-        if is_lost:
-            self.report()
-
-    def succeed(self, raw: dict[str, Any]) -> None:
-        """Notes what the daemon said; `tell` says so."""
-        self.close()
-        self.artifact.raw = raw
-        self._raw = raw
-
-    def abandon(self) -> None:
-        """Called when nobody can ask any more: an error must not go unheard because nobody waited."""
-        with _outcomes:
-            self.is_abandoned = True
-            is_lost = self._error is not None and not self.is_observed
-        if is_lost:
-            self.report()
-
-    def report(self) -> None:
-        _log.error("artifact %r of %s was not registered: %s", self.artifact.artifact_id, self.item["path"], self._error)
-
-
-def tell(batch: Iterable[Entry]) -> None:
-    """Says to those who wait what became of the entries that are done."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Entry, asyncio.Future[Artifact]]]] = {}
-    with _outcomes:
-        for entry in batch:
-            if not entry.is_done:
-                continue
-            if entry._future is not None:
-                entry._tell(entry._future)
-            waiting, entry._waiting = entry._waiting, None
-            for future in waiting or ():
-                by_loop.setdefault(future.get_loop(), []).append((entry, future))
-    for loop, told in by_loop.items():
-        # A loop that was closed has nobody waiting in it.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_tell_in_loop, told)
-
-
-def _tell_in_loop(told: list[tuple[Entry, asyncio.Future[Artifact]]]) -> None:
-    for entry, future in told:
-        entry._tell(future)
-
-
-class Registration:
-    """A registration that goes on by itself. Awaiting it, or ``result()``, waits until it is durable."""
-
-    __slots__ = ("__weakref__", "_entry")
-
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-
-    def __await__(self) -> Generator[Any, None, Artifact]:
-        future = self._entry.future_in(asyncio.get_running_loop())
-        if future is None:
-            return self._entry.outcome()
-        return (yield from future.__await__())
-
-    def result(self, timeout: float | None = None) -> Artifact:
-        """Waits, from code that is not asynchronous."""
-        return self._entry.future().result(timeout)
-
-    def done(self) -> bool:
-        return self._entry.is_done
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        return self._entry.future().exception(timeout)
-
-    def __repr__(self) -> str:
-        state = "done" if self.done() else "on its way"
-        return f"Registration({self._entry.artifact.artifact_id!r}, {state})"
-
-    def __del__(self) -> None:
-        self._entry.abandon()
-
-
-class Registrations(list[Registration]):
-    """Registrations that travel together. Awaiting them, or ``results()``, waits until all are durable.
-
-    The first that was refused is the error; what became of the others each of them tells.
-    """
-
-    def __await__(self) -> Generator[Any, None, list[Artifact]]:
-        found = []
-        for registration in self:
-            found.append((yield from registration.__await__()))
-        return found
-
-    def results(self, timeout: float | None = None) -> list[Artifact]:
-        """Waits, from code that is not asynchronous."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-
-        def left() -> float | None:
-            return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-        return [registration.result(left()) for registration in self]
+#: How long somebody waits before looking whether there is a thread that sends, in seconds.
+_LOOK_PAUSE = 0.1
 
 
 def open_file(path: str) -> int | None:
@@ -275,16 +62,17 @@ class Registrar:
         self._daemon = daemon
         self._opener = opener
         self._start_anew()
-        _exit.after_fork(self._start_anew)
+        _exit.after_fork(self._in_child)
+
+    def _in_child(self) -> None:
+        # A fork copies no threads; what waits in the parent's queue is sent by the parent.
+        _entry.start_anew()
+        self._start_anew()
 
     def _start_anew(self) -> None:
-        global _outcomes
-        # A fork copies no threads, which may have held the lock; what waits in the parent's queue is sent by the parent.
-        _outcomes = threading.RLock()
-        self._queue: queue.Queue[Entry] = queue.Queue(_QUEUE_MAX)
-        self._thread: threading.Thread | None = None
+        self._queue = Queue(_QUEUE_MAX)
+        self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._sending = threading.Lock()
         self._is_arranged = False
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         bound = _QUEUE_MAX if soft == resource.RLIM_INFINITY else min(_QUEUE_MAX, soft // 4)
@@ -292,36 +80,37 @@ class Registrar:
 
     def submit(self, entry: Entry) -> Registration:
         """Takes a registration. Waits only when the queue is full."""
-        self._ensure_thread()
-        self._queue.put(entry)
+        self._ensure_threads()
+        while not self._queue.put(entry, _LOOK_PAUSE):
+            if not self._is_served():
+                self.flush()
         return Registration(entry)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is not None and self._thread.is_alive():
+    def _is_served(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _ensure_threads(self) -> None:
+        if self._threads and self._threads[0].is_alive():
             return
         with self._lock:
             if not self._is_arranged:
                 self._is_arranged = True
                 _exit.at_exit(_exit.REGISTRATIONS, self._flush_at_exit)
-            if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._send_all, name="belljar-registrar", daemon=True)
+            if self._is_served():
+                return
+            self._threads = []
+            for _ in range(REQUESTS_MAX):
+                thread = threading.Thread(target=self._send_all, args=(self._queue,), name="belljar-registrar", daemon=True)
                 # At the end of the interpreter no thread can be started; the flush sends what is there.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
-                    self._thread = thread
+                    self._threads.append(thread)
 
-    def _send_all(self) -> None:
-        waiting = self._queue
+    def _send_all(self, waiting: Queue) -> None:
         while True:
-            first = waiting.get()
-            with self._sending:
-                self._send_batch(first, waiting)
+            self._send_batch(waiting.take(), waiting)
 
-    def _send_batch(self, first: Entry, waiting: queue.Queue[Entry]) -> None:
-        batch = [first]
-        with contextlib.suppress(queue.Empty):
-            while len(batch) < BATCH_MAX:
-                batch.append(waiting.get_nowait())
+    def _send_batch(self, batch: list[Entry], waiting: Queue) -> None:
         try:
             self.send(batch)
         except BaseException as error:
@@ -329,10 +118,10 @@ class Registrar:
             for entry in batch:
                 if not entry.is_done:
                     entry.fail(error)
+            self._close(batch)
             tell(batch)
         finally:
-            for _ in batch:
-                waiting.task_done()
+            waiting.finish(batch)
 
     def send(self, batch: Sequence[Entry]) -> None:
         """Registers a batch, and says of each entry what became of it."""
@@ -340,6 +129,7 @@ class Registrar:
             results = self._exchange(batch)
         except (InvalidRequest, TooLarge) as error:
             if len(batch) == 1:
+                self._close(batch)
                 batch[0].fail(error)
                 tell(batch)
                 return
@@ -349,10 +139,12 @@ class Registrar:
             self.send(batch[middle:])
             return
         except Exception as error:
+            self._close(batch)
             for entry in batch:
                 entry.fail(error)
             tell(batch)
             return
+        self._close(batch)
         for entry, result in zip(batch, results, strict=True):
             if "artifact" in result:
                 entry.succeed(result["artifact"])
@@ -360,6 +152,18 @@ class Registrar:
             problem = result.get("error", {})
             self._refused(entry, from_problem(problem, int(problem.get("status", 500))))
         tell(batch)
+
+    def _close(self, batch: Iterable[Entry]) -> None:
+        """Closes what was sent, and gives the places back together: one after the other would cost more than the closing."""
+        places = 0
+        for entry in batch:
+            descriptor, entry.descriptor = entry.descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+                places += entry.has_place
+                entry.has_place = False
+        if places:
+            self._places.release(places)
 
     def _refused(self, entry: Entry, error: ApiError) -> None:
         """Nothing was captured where the file lies: it may be ignored there, or written past the mount. Its bytes are sent."""
@@ -385,16 +189,15 @@ class Registrar:
     def flush(self, timeout: float = _FLUSH_MAX) -> bool:
         """Waits until everything that was taken is sent; false when that took too long."""
         deadline = time.monotonic() + timeout
-        while self._queue.unfinished_tasks:
-            thread = self._thread
-            if thread is not None and thread.is_alive():
-                if time.monotonic() > deadline:
-                    _log.error("%d registrations were not sent within %.0f s", self._queue.unfinished_tasks, timeout)
-                    return False
-                time.sleep(0.001)
-                continue
-            with self._sending, contextlib.suppress(queue.Empty):
-                self._send_batch(self._queue.get_nowait(), self._queue)
+        while not self._queue.wait_until_empty(_LOOK_PAUSE if self._is_served() else 0):
+            if not self._is_served():
+                batch = self._queue.take_at_once()
+                if batch:
+                    self._send_batch(batch, self._queue)
+                    continue
+            if time.monotonic() > deadline:
+                _log.error("%d registrations were not sent within %.0f s", self._queue.unfinished, timeout)
+                return False
         return True
 
     def _flush_at_exit(self) -> None:
@@ -420,12 +223,12 @@ class Registrar:
         if descriptor is None:
             self._places.release()
             return Entry(item, artifact, self._opener, None, None)
-        return Entry(item, artifact, self._opener, descriptor, None, self._places)
+        return Entry(item, artifact, self._opener, descriptor, None, has_place=True)
 
     def _take_place(self) -> None:
         """Waits until fewer entries hold descriptors: sending them needs some too."""
-        while not self._places.acquire(timeout=0.1):
-            if self._thread is None or not self._thread.is_alive():
+        while not self._places.acquire(timeout=_LOOK_PAUSE):
+            if not self._is_served():
                 self.flush()
 
     def _learn_mounts(self) -> None:

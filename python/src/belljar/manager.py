@@ -15,7 +15,8 @@ from . import _context, _daemon
 from . import _operations as operations
 from ._copies import Copies, fetch
 from ._daemon import Daemon
-from ._registrar import Entry, Registrar, Registration, Registrations, open_file
+from ._entry import Entry, Registration, Registrations
+from ._registrar import Registrar, open_file
 from .artifact import Artifact, ArtifactList, ArtifactState, ArtifactVersion
 from .backends import StorageBackend
 from .cleanup import CleanupPolicy, CleanupResult, before, days
