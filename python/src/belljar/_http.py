@@ -28,8 +28,8 @@ T = TypeVar("T")
 #: Idle connections that are kept. Chosen, not measured: a daemon allows a user 256 in all.
 _IDLE_MAX = 8
 
-#: Received at once.
-_RECEIVED_MAX = 1 << 18
+#: Received at once. Each buffer of more would be mapped and unmapped by malloc (mallopt(3), M_MMAP_THRESHOLD).
+_RECEIVED_MAX = 1 << 16
 
 
 class _Connection:

@@ -287,12 +287,11 @@ class Workspace:
 
     def _visible(self, root: str) -> str:
         """The mount as this process sees it. A user's own daemon mounts in a namespace of its own, which is seen through it."""
-        candidates = [root]
-        if not _is_mount(root):
-            candidates.append(f"/proc/{self.daemon.drive(operations.status())['pid']}/root{root}")
-        for candidate in candidates:
-            if _is_mount(candidate):
-                return candidate
+        if _is_mount(root):
+            return root
+        seen_through = f"/proc/{self.daemon.drive(operations.status())['pid']}/root{root}"
+        if _is_mount(seen_through):
+            return seen_through
         raise MountUnavailable(
             f"workspace {self.workspace_id} is mounted at {root}, and this process does not see it there: it runs in another "
             "mount namespace than the daemon; run commands in the workspace with `run` instead"

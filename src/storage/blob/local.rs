@@ -24,7 +24,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -48,6 +48,8 @@ pub struct LocalBlobs {
     temporaries: AtomicU64,
     /// How long syncfs took when it was last used, halved each time that it was passed over.
     syncfs_microseconds: AtomicU64,
+    /// Directories of contents, by the first byte of their digests, whose own names are known to be durable. They never go.
+    known: [AtomicBool; 256],
 }
 
 impl LocalBlobs {
@@ -63,6 +65,7 @@ impl LocalBlobs {
             instance,
             temporaries: AtomicU64::new(0),
             syncfs_microseconds: AtomicU64::new(0),
+            known: [const { AtomicBool::new(false) }; 256],
         })
     }
 
@@ -121,7 +124,11 @@ impl LocalBlobs {
 }
 
 pub(super) fn directory_of(root: &Path, digest: &Digest) -> PathBuf {
-    root.join(&digest.hex()[..2])
+    directory_at(root, digest.as_bytes()[0])
+}
+
+fn directory_at(root: &Path, first: u8) -> PathBuf {
+    root.join(format!("{first:02x}"))
 }
 
 pub(super) fn name_of(root: &Path, digest: &Digest) -> PathBuf {
@@ -211,8 +218,9 @@ struct LocalBatch<'a> {
     /// The store's directory, opened before anything of the batch was written; syncfs reports failures to it.
     sentinel: File,
     staged: Vec<(Temporary, Digest)>,
-    /// Directories that must be durable: those of new names, and those of names that another process may just have made.
-    directories: BTreeSet<PathBuf>,
+    /// Directories that must be durable, by the first byte of digests: those of new names, and those of names that another
+    /// process may just have made.
+    directories: BTreeSet<u8>,
 }
 
 impl LocalBatch<'_> {
@@ -223,15 +231,40 @@ impl LocalBatch<'_> {
                 if error.kind() != io::ErrorKind::NotFound {
                     return Err(error);
                 }
+                let first = digest.as_bytes()[0];
                 let made =
-                    DirBuilder::new().mode(0o700).create(directory_of(&self.store.root, digest));
+                    DirBuilder::new().mode(0o700).create(directory_at(&self.store.root, first));
                 match made {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                    _ => fs::rename(&temporary.path, &name),
+                    _ => {
+                        // Also one that somebody had removed.
+                        self.store.known[usize::from(first)].store(false, Ordering::Relaxed);
+                        fs::rename(&temporary.path, &name)
+                    }
                 }
             });
             renamed.map_err(self.store.fail("name a content"))?;
             temporary.renamed = true;
+        }
+        Ok(())
+    }
+}
+
+impl LocalBatch<'_> {
+    fn sync_names(&self, by_syncfs: bool) -> Result<(), BlobError> {
+        if by_syncfs {
+            // Only the names are left to write: measured at 1 ms for 1,000 of them.
+            return nix::unistd::syncfs(&self.sentinel)
+                .map_err(|error| self.store.fail("sync names")(error.into()));
+        }
+        let is_known = |first: &u8| self.store.known[usize::from(*first)].load(Ordering::Relaxed);
+        let root_first = (!self.directories.iter().all(is_known)).then(|| self.store.root.clone());
+        let directories =
+            self.directories.iter().map(|first| directory_at(&self.store.root, *first));
+        for directory in root_first.into_iter().chain(directories) {
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(self.store.fail("sync a directory"))?;
         }
         Ok(())
     }
@@ -259,16 +292,9 @@ impl BlobBatch for LocalBatch<'_> {
             }
         }
         self.rename()?;
-        if by_syncfs {
-            // Only the names are left to write: measured at 1 ms for 1,000 of them.
-            return nix::unistd::syncfs(&self.sentinel)
-                .map_err(|error| self.store.fail("sync names")(error.into()));
-        }
-        let root_first = std::iter::once(&self.store.root).filter(|_| !self.directories.is_empty());
-        for directory in root_first.chain(&self.directories) {
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(self.store.fail("sync a directory"))?;
+        self.sync_names(by_syncfs)?;
+        for first in &self.directories {
+            self.store.known[usize::from(*first)].store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -277,7 +303,7 @@ impl BlobBatch for LocalBatch<'_> {
 struct LocalWriter<'a> {
     store: &'a LocalBlobs,
     staged: &'a mut Vec<(Temporary, Digest)>,
-    directories: &'a mut BTreeSet<PathBuf>,
+    directories: &'a mut BTreeSet<u8>,
     memory: Vec<u8>,
     temporary: Option<Temporary>,
     size: u64,
@@ -322,7 +348,7 @@ impl Write for LocalWriter<'_> {
 
 impl BlobWriter for LocalWriter<'_> {
     fn keep(mut self: Box<Self>, digest: &Digest) -> Result<(), BlobError> {
-        self.directories.insert(directory_of(&self.store.root, digest));
+        self.directories.insert(digest.as_bytes()[0]);
         let known = self.store.tiers.meet(digest, self.size)
             || self.staged.iter().any(|(_, staged)| staged == digest);
         if known {
