@@ -78,7 +78,7 @@ class PrivateDaemon:
         command = [program(), "serve", "--until-stdin-ends", "--runtime-dir", self.directory, "--socket", self.socket]
         try:
             # A session of its own: an interrupt from the terminal is for this program, which then ends the daemon in order.
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
             )
         except OSError as error:
@@ -90,7 +90,8 @@ class PrivateDaemon:
                 connect(self.socket).close()
                 return
             except NotListening:
-                code = self._process.poll()
+                # Not the attribute: another thread may have stopped it meanwhile.
+                code = process.poll()
                 if code is not None:
                     raise DaemonUnavailable(
                         f"no daemon is running, and a private one ended with code {code} as it started; what it said is on "
