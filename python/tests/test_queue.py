@@ -78,7 +78,8 @@ def test_who_puts_waits_for_room_and_who_takes_for_entries() -> None:
             taken.append(batch)
             queue.finish(batch)
 
-    sender = threading.Thread(target=serve)
+    # Later than the one that needs the room.
+    sender = threading.Timer(0.1, serve)
     sender.start()
     assert queue.put(entry("/c"), 30)
     assert queue.wait_until_empty(30)
