@@ -28,7 +28,7 @@ struct Positions(HashMap<String, usize>);
 
 impl Positions {
     fn of(statement: &Statement<'_>) -> Self {
-        let names = statement.column_names().into_iter().zip(0..);
+        let names = statement.column_names().zip(0..);
         Self(names.map(|(name, position)| (name.to_owned(), position)).collect())
     }
 }
