@@ -162,6 +162,7 @@ fn define_run(
             wait_children: request.wait_children,
             drain_timeout: request.drain_timeout_ms.map_or(drain_timeout, Duration::from_millis),
             wait_upload: request.wait_upload,
+            terminal: request.terminal,
             term: request.term,
             limits,
             allow_unenforced,

@@ -22,6 +22,7 @@ pub mod run;
 pub mod secret;
 pub mod secret_source;
 pub mod storage;
+mod terminal;
 pub mod verify;
 pub mod workspace;
 

@@ -11,6 +11,7 @@ use super::exit::Failure;
 use super::manifest::Manifest;
 use super::receipt::ReceiptFile;
 use super::secret_source::{SecretSource, SecretSources};
+use super::terminal::{Session, Terminal};
 use crate::client::{Client, ClientError, Leash};
 use crate::config::units::{parse_duration, parse_size};
 use crate::model::id::{SecretName, VariableName, WorkspaceId};
@@ -23,11 +24,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +46,9 @@ const FORWARDED: [SignalKind; 7] = [
     SignalKind::user_defined2(),
     SignalKind::window_change(),
 ];
+
+/// What concerns the terminal, and this process only.
+const STOPS: [Signal; 2] = [Signal::SIGTSTP, Signal::SIGCONT];
 
 #[derive(Debug, Args)]
 #[command(
@@ -106,7 +111,7 @@ pub struct RunArguments {
     /// Working directory, below /workspace unless absolute.
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// Root file system of the command.
+    /// Root file system of the command, read-only, instead of the host's programs and libraries.
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
     /// Write what happened to this file, as JSON.
@@ -193,8 +198,8 @@ fn run_to_receipt(context: &Context, arguments: RunArguments) -> Result<(Receipt
     let quiet = arguments.quiet;
     let plan = Plan::new(arguments)?;
     let connection = context.running_or_private()?;
-    let (request, leash) = plan.send(&connection)?;
-    let receipt = connection.block_on(follow(connection.client.clone(), request, leash))?;
+    let sent = plan.send(&connection)?;
+    let receipt = connection.block_on(follow(connection.client.clone(), sent))?;
     Ok((receipt, quiet))
 }
 
@@ -285,6 +290,7 @@ impl Plan {
             wait_upload: arguments.wait_upload,
             limits,
             allow_unenforced: arguments.allow_unenforced,
+            terminal: false,
             term: std::env::var("TERM").ok(),
             descriptors: crate::wire::workspace::DescriptorToken(String::new()),
         };
@@ -292,10 +298,12 @@ impl Plan {
     }
 
     /// Opens, sends, and names in the request what was sent.
-    fn send(self, connection: &Connection) -> Result<(RunRequest, Leash), Failure> {
+    fn send(self, connection: &Connection) -> Result<Sent, Failure> {
         let mut request = self.request;
         let mut parcel = Parcel::default();
-        for descriptor in stdio(self.stdin_is_secret)? {
+        let mut terminal = Terminal::open(!self.stdin_is_secret)?;
+        request.terminal = terminal.is_some();
+        for descriptor in stdio(self.stdin_is_secret, terminal.as_ref())? {
             parcel.add(descriptor);
         }
         for (host_path, path) in self.expose {
@@ -307,7 +315,10 @@ impl Plan {
         request.workspace.mounts = parcel.add_mounts(&self.mounts)?;
         let (token, leash) = parcel.send(&connection.client)?;
         request.descriptors = token;
-        Ok((request, leash))
+        if let Some(terminal) = &mut terminal {
+            terminal.sent();
+        }
+        Ok(Sent { request, leash, terminal })
     }
 }
 
@@ -315,18 +326,34 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The caller's own three; standard input belongs to the secret when one reads it.
-fn stdio(stdin_is_secret: bool) -> anyhow::Result<[OwnedFd; 3]> {
-    let stdin = if stdin_is_secret {
+/// A run that the daemon can begin.
+struct Sent {
+    request: RunRequest,
+    leash: Leash,
+    terminal: Option<Terminal>,
+}
+
+/// The caller's own three, but for a terminal; standard input belongs to the secret when one reads it.
+fn stdio(stdin_is_secret: bool, terminal: Option<&Terminal>) -> anyhow::Result<[OwnedFd; 3]> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let pass_on = |which: usize, own: BorrowedFd<'_>, what: &'static str| {
+        if let Some(terminal) = terminal
+            && let Some(slave) = terminal.in_place_of(which)?
+        {
+            return Ok(slave);
+        }
+        own.try_clone_to_owned().context(what)
+    };
+    let input = if stdin_is_secret {
         OwnedFd::from(File::open("/dev/null").context("open /dev/null")?)
     } else {
-        std::io::stdin().as_fd().try_clone_to_owned().context("pass on standard input")?
+        pass_on(0, stdin.as_fd(), "pass on standard input")?
     };
-    let stdout =
-        std::io::stdout().as_fd().try_clone_to_owned().context("pass on standard output")?;
-    let stderr =
-        std::io::stderr().as_fd().try_clone_to_owned().context("pass on standard error")?;
-    Ok([stdin, stdout, stderr])
+    Ok([
+        input,
+        pass_on(1, stdout.as_fd(), "pass on standard output")?,
+        pass_on(2, stderr.as_fd(), "pass on standard error")?,
+    ])
 }
 
 /// The path to open, and the same path as it will be inside: absolute, without `.` and `..`.
@@ -373,15 +400,29 @@ fn to_wire(argument: &OsStr) -> Argument {
 /// After a signal that means "end", how long a start may still take before it is given up. Chosen, not measured.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Starts the run, forwards signals, and waits for its end.
-async fn follow(client: Client, request: RunRequest, leash: Leash) -> Result<Receipt, Failure> {
-    let mut signals = listen()?;
-    let started = start(&client, &request, &mut signals).await?;
+/// How long a command may take to end by itself after its terminal is gone. Chosen, not measured.
+const HANG_UP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the run, forwards signals and what is typed and shown, and waits for its end.
+async fn follow(client: Client, sent: Sent) -> Result<Receipt, Failure> {
+    let Sent { request, leash, terminal } = sent;
+    let mut signals = Signals::listen(terminal.is_some())?;
+    let started = start(&client, &request, &mut signals.arrived).await?;
     // The request holds secrets; from here on nobody needs it.
     drop(request);
-    let receipt = wait(&client, &started, &mut signals).await.map_err(Failure::of_a_started_run)?;
-    drop(leash);
-    Ok(receipt)
+    let mut session = match terminal {
+        Some(terminal) => Some(terminal.begin(signals.sender.clone())?),
+        None => None,
+    };
+    let ended = wait(&client, &started, &mut signals.arrived, session.as_ref(), leash).await;
+    if let Some(session) = &mut session {
+        tokio::select! {
+            () = session.drained() => {}
+            // A screen that takes nothing must not keep this process.
+            _ = ending(&mut signals.arrived) => {}
+        }
+    }
+    ended.map_err(Failure::of_a_started_run)
 }
 
 /// Starts the run. A signal that comes meanwhile may find the command running already, with the answer on its way: it is
@@ -408,43 +449,74 @@ async fn start(
     }
 }
 
+/// Waits for the end. Dropping the leash ends the run, for which there is a receipt all the same.
 async fn wait(
     client: &Client,
     started: &RunStarted,
     signals: &mut mpsc::Receiver<i32>,
+    session: Option<&Session>,
+    leash: Leash,
 ) -> Result<Receipt, ClientError> {
     let run = started.run_id;
+    let mut leash = Some(leash);
+    let mut hung_up = None;
     let mut receipt = std::pin::pin!(client.receipt(run));
     loop {
-        tokio::select! {
-            receipt = &mut receipt => return receipt,
-            Some(number) = signals.recv() => {
-                // A signal to a run that has just ended is answered with an error that says nothing new.
-                match client.signal(run, number).await {
-                    Ok(()) | Err(ClientError::Problem(_)) => {}
-                    Err(error) => return Err(error),
-                }
+        let patience = async {
+            match hung_up {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
             }
+        };
+        let number = tokio::select! {
+            receipt = &mut receipt => return receipt,
+            Some(number) = signals.recv() => number,
+            () = patience => {
+                leash = None;
+                hung_up = None;
+                continue;
+            }
+        };
+        if session.is_some_and(|session| session.take_signal(number)) {
+            continue;
+        }
+        if session.is_some() && number == SignalKind::hangup().as_raw_value() && leash.is_some() {
+            hung_up.get_or_insert_with(|| tokio::time::Instant::now() + HANG_UP_PATIENCE);
+        }
+        // A signal to a run that has just ended is answered with an error that says nothing new.
+        match client.signal(run, number).await {
+            Ok(()) | Err(ClientError::Problem(_)) => {}
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// All forwarded signals, in one queue.
-fn listen() -> anyhow::Result<mpsc::Receiver<i32>> {
-    // Signals of one kind coalesce in the kernel, so a short queue loses nothing that was not lost before.
-    let (sender, receiver) = mpsc::channel(16);
-    for kind in FORWARDED {
-        let mut arrivals = signal(kind).context("listen for signals")?;
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while arrivals.recv().await.is_some() {
-                if sender.send(kind.as_raw_value()).await.is_err() {
-                    return;
+/// All signals that are listened for, in one queue.
+struct Signals {
+    arrived: mpsc::Receiver<i32>,
+    sender: mpsc::Sender<i32>,
+}
+
+impl Signals {
+    /// With a terminal also those that stop and continue this process.
+    fn listen(terminal: bool) -> anyhow::Result<Self> {
+        // Signals of one kind coalesce in the kernel, so a short queue loses nothing that was not lost before.
+        let (sender, arrived) = mpsc::channel(16);
+        let stops = if terminal { &STOPS[..] } else { &[] };
+        let kinds = FORWARDED.into_iter();
+        for kind in kinds.chain(stops.iter().map(|stop| SignalKind::from_raw(*stop as i32))) {
+            let mut arrivals = signal(kind).context("listen for signals")?;
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while arrivals.recv().await.is_some() {
+                    if sender.send(kind.as_raw_value()).await.is_err() {
+                        return;
+                    }
                 }
-            }
-        });
+            });
+        }
+        Ok(Self { arrived, sender })
     }
-    Ok(receiver)
 }
 
 /// The next signal that means "end"; the others have nobody to go to yet.

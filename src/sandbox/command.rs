@@ -7,7 +7,7 @@ use super::layer::LayerName;
 use super::limits::Weaker;
 use super::plan::{PATH, SandboxPlan};
 use super::protocol::{FailureKind, SetupFailure, errno_text};
-use super::rlimits;
+use super::{rlimits, terminal};
 use crate::sys::process::{self, Fork};
 use nix::errno::Errno;
 use nix::unistd::{Pid, chdir, dup, execve, getpid, getsid, setsid};
@@ -28,6 +28,8 @@ pub struct Command {
     argv: Vec<CString>,
     env: Vec<CString>,
     workdir: PathBuf,
+    /// Whether it has a terminal of its own.
+    terminal: bool,
     faults: Faults,
     weaker: Weaker,
 }
@@ -79,6 +81,7 @@ impl Command {
             argv,
             env,
             workdir: plan.workdir.clone(),
+            terminal: plan.terminal.is_some(),
             faults: plan.faults.clone(),
             weaker: plan.weaker,
         })
@@ -115,6 +118,9 @@ impl Command {
         // into that terminal.
         if self.faults.builds(LayerName::Session) {
             setsid().map_err(|e| SetupFailure::because(STEP, "start a session", &e.into()))?;
+            if self.terminal {
+                terminal::take()?;
+            }
         }
         chdir(&self.workdir).map_err(|e| {
             let what = format!("change to the working directory {}", self.workdir.display());
@@ -144,6 +150,9 @@ impl Command {
         let session = getsid(None).map_err(|e| errno_text(&e.into()));
         if self.faults.proves(LayerName::Session) && session != Ok(getpid()) {
             return Err(refused(LayerName::Session, format!("the session is {session:?}")));
+        }
+        if self.faults.proves(LayerName::Session) {
+            terminal::prove(self.terminal).map_err(|why| refused(LayerName::Session, why))?;
         }
         if self.faults.proves(LayerName::Descriptors) {
             let left = process::open_over_exec(3)

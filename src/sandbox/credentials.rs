@@ -3,6 +3,7 @@
 use super::layer::{LayerName, Proof};
 use super::plan::SandboxPlan;
 use super::protocol::{SetupFailure, errno_text};
+use super::terminal;
 use crate::sys::process;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -42,6 +43,8 @@ pub fn switch(plan: &SandboxPlan) -> Result<(), SetupFailure> {
     }
     lend_stdio_pipes(uid, gid)
         .map_err(|e| SetupFailure::because(STEP, "give the user its stdio pipes", &e))?;
+    terminal::lend(plan, uid, gid)
+        .map_err(|e| SetupFailure::because(STEP, "give the user its terminal", &e))?;
     setgroups(&[]).map_err(|e| failed("drop the supplementary groups", e))?;
     setresgid(gid, gid, gid).map_err(|e| failed(&format!("become group {gid}"), e))?;
     setresuid(uid, uid, uid).map_err(|e| failed(&format!("become user {uid}"), e))
@@ -75,7 +78,7 @@ pub fn prove(plan: &SandboxPlan) -> Result<Proof, String> {
 }
 
 /// Makes standard input, output and error the user's where they are anonymous pipes, so that `/dev/stdout` can be opened by its name
-/// although another user made the pipe. A file or a terminal keeps its owner: it outlives the run.
+/// although another user made the pipe. A file keeps its owner, and a terminal that is not the run's own: they outlive the run.
 fn lend_stdio_pipes(uid: Uid, gid: Gid) -> io::Result<()> {
     /// `PIPEFS_MAGIC` (linux/magic.h).
     const PIPEFS: FsType = FsType(0x5049_5045);

@@ -30,3 +30,4 @@ mod rootfs;
 mod seal;
 mod seccomp;
 pub mod spawn;
+mod terminal;

@@ -50,6 +50,8 @@ pub struct SandboxPlan {
     pub workdir: PathBuf,
     pub user: Identity,
     pub network: Network,
+    /// The standard streams that are terminals are one of the run's own, which becomes the command's controlling terminal.
+    pub terminal: Option<Terminal>,
     /// Make a user namespace, which an ordinary user needs for every other one. It maps the user to itself.
     pub user_namespace: bool,
     pub tmp_size_bytes: u64,
@@ -82,6 +84,13 @@ impl Identity {
     pub fn unnamed(uid: u32, gid: u32) -> Self {
         Self { uid, gid, name: if uid == 0 { "root" } else { "belljar" }.to_owned() }
     }
+}
+
+/// A terminal of the run's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Give it to the run's user. Only for a client that is root: what another one passes as its own could be somebody else's.
+    pub lend: bool,
 }
 
 /// Environment variables; shows no value in `Debug`, since a secret that the user asked for by name may be one.
@@ -181,6 +190,7 @@ impl SandboxPlan {
             workdir: PathBuf::from(WORKSPACE),
             user,
             network: Network::default(),
+            terminal: None,
             user_namespace: !nix::unistd::geteuid().is_root(),
             tmp_size_bytes: TMP_SIZE_BYTES_DEFAULT,
             home,

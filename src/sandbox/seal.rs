@@ -54,7 +54,7 @@ impl Findings<'_> {
         self.prove(LayerName::Namespaces, || namespaces::prove(plan, before))?;
         self.prove(LayerName::RootFilesystem, || rootfs::prove_root(plan, &table))?;
         self.prove(LayerName::ReadOnlyMounts, || rootfs::prove_read_only_mounts(plan, &table))?;
-        self.prove(LayerName::Devices, || rootfs::prove_devices(&table))?;
+        self.prove(LayerName::Devices, || rootfs::prove_devices(plan, &table))?;
         match plan.network {
             Network::None => {
                 self.prove(LayerName::Network, || namespaces::prove_network(before))?;
@@ -71,7 +71,10 @@ impl Findings<'_> {
             Ok(Proof::of("the command's process read /proc/self/fd before execve(2): all but 0, 1 and 2 close"))
         })?;
         self.prove(LayerName::Session, || {
-            Ok(Proof::of("the command's process leads a session of its own, read before execve(2)"))
+            Ok(Proof::of(match plan.terminal {
+                Some(_) => "the command's process leads a session of its own, whose terminal is the run's own; both read before execve(2)",
+                None => "the command's process leads a session of its own, read before execve(2); it tried /dev/tty: ENXIO",
+            }))
         })
     }
 

@@ -19,4 +19,5 @@ pub mod packet;
 pub mod process;
 pub mod release;
 pub mod scm_rights;
+pub mod terminal;
 pub mod unix_socket;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// Body of `POST /v1/runs`.
 ///
-/// The descriptors of the token are, in this order: standard input, output and error, then the exposed paths, then
+/// The descriptors of the token are, in this order: standard input, output and error, then the exposed paths and the root, then
 /// whatever [`WorkspaceRequest`] counts on (its positions count from 0 over the whole set). The connection to the companion socket is the run's leash: when
 /// the client closes it, or dies, the run is ended.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +55,10 @@ pub struct RunRequest {
     /// Names of layers that may be missing: see [`Layer::name`].
     #[serde(default)]
     pub allow_unenforced: Vec<String>,
+    /// The standard streams that are terminals are one pseudoterminal, made by the client for this run; it becomes the command's
+    /// controlling terminal.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub terminal: bool,
     /// Value of the caller's TERM.
     #[serde(default)]
     pub term: Option<String>,
@@ -198,6 +202,10 @@ pub struct Usage {
     /// Forks that the limit of processes refused.
     #[serde(skip_serializing_if = "is_zero")]
     pub refused_forks: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -106,6 +106,8 @@ pub struct CommandDefinition {
     pub drain_timeout: Duration,
     /// Wait until the artifacts' contents are in the remote store, too.
     pub wait_upload: bool,
+    /// The standard streams that are terminals are one of the run's own.
+    pub terminal: bool,
     pub term: Option<String>,
     pub limits: Bounds,
     /// Layers of the sandbox that may be missing where this host does not have them.

@@ -117,6 +117,7 @@ mod tests {
             user: None,
             wait_children: false,
             drain_timeout: Duration::ZERO,
+            terminal: false,
             term: None,
             allow_unenforced: Vec::new(),
             wait_upload: false,

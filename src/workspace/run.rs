@@ -18,7 +18,7 @@ use crate::model::id::{RunId, WorkspaceId};
 use crate::sandbox::cgroup::Group;
 use crate::sandbox::fault::Faults;
 use crate::sandbox::limits;
-use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
+use crate::sandbox::plan::{Environment, Identity, SandboxPlan, Terminal};
 use crate::sandbox::protocol::{FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Remote, Sandbox, SandboxDescriptors, spawn};
 use crate::secret::mask::mask_text;
@@ -319,6 +319,7 @@ fn launch(
         plan.workdir.clone_from(workdir);
     }
     plan.network = definition.network;
+    plan.terminal = definition.terminal.then(|| Terminal { lend: run.owner.uid == 0 });
     plan.tmp_size_bytes = settings.tmp_size_bytes;
     plan.wait_children = definition.wait_children;
     plan.allow_unenforced.clone_from(&definition.allow_unenforced);

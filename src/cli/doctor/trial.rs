@@ -243,6 +243,7 @@ fn request_of_true(
         drain_timeout_ms: None,
         limits: Limits::default(),
         allow_unenforced: Vec::new(),
+        terminal: false,
         term: None,
         descriptors,
     }

@@ -5,6 +5,7 @@ use super::{attach, because, configure, size_option, tmpfs};
 use crate::sandbox::layer::{LayerName, Proof};
 use crate::sandbox::plan::SandboxPlan;
 use crate::sandbox::protocol::{SetupFailure, errno_text};
+use crate::sandbox::terminal;
 use crate::sys::mount::{self, MountAttr, OpenTree};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat;
@@ -19,14 +20,25 @@ const DEVICES: [&str; 6] =
 /// The numbers of these (Documentation/admin-guide/devices.txt of the kernel), in their order.
 const NUMBERS: [(u64, u64); 6] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)];
 
+/// Major numbers of the terminals in a `/dev/pts`.
+const UNIX98: std::ops::RangeInclusive<u64> = 136..=143;
+
 /// What else is in `/dev`.
 const OTHERS: [&str; 7] =
     ["/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/ptmx", "/dev/pts", "/dev/shm"];
 
+/// What of the host's `/dev` appears inside.
+#[derive(Debug)]
+pub struct Gathered {
+    /// In the order of [`DEVICES`].
+    devices: Vec<OwnedFd>,
+    terminal: Option<OwnedFd>,
+}
+
 /// Copies of the host's device files: only the host can make devices. Read-only concerns the file's mode and times, which its
 /// owner could change otherwise; a device on a read-only mount takes data as ever.
-pub fn gather(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, SetupFailure> {
-    DEVICES
+pub fn gather(plan: &SandboxPlan) -> Result<Gathered, SetupFailure> {
+    let devices = DEVICES
         .into_iter()
         .map(|path| {
             let copy = || {
@@ -39,12 +51,15 @@ pub fn gather(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, SetupFailure> {
             };
             copy().map_err(|error: io::Error| because(format_args!("bind {path}"))(error))
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok(Gathered { devices, terminal: terminal::gather(plan)? })
 }
 
 /// Fills `/dev`.
-pub fn attach_all(devices: Vec<OwnedFd>, plan: &SandboxPlan) -> Result<(), SetupFailure> {
-    for (path, tree) in DEVICES.into_iter().zip(&devices) {
+pub fn attach_all(gathered: Gathered, plan: &SandboxPlan) -> Result<(), SetupFailure> {
+    let Gathered { devices, terminal } = gathered;
+    let devices = DEVICES.into_iter().zip(&devices);
+    for (path, tree) in devices.chain(terminal.iter().map(|tree| (terminal::NAME, tree))) {
         attach(tree, Path::new(path), &format!("attach {path}"))?;
     }
     for (target, path) in [
@@ -65,14 +80,24 @@ pub fn attach_all(devices: Vec<OwnedFd>, plan: &SandboxPlan) -> Result<(), Setup
 }
 
 /// Looks at everything in `/dev`, and at whether its mounts let nobody change it.
-pub fn prove(table: &MountTable) -> Result<Proof, String> {
+pub fn prove(plan: &SandboxPlan, table: &MountTable) -> Result<Proof, String> {
     let entries = std::fs::read_dir("/dev").and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let entries = entries.map_err(|e| format!("list /dev: {}", errno_text(&e)))?;
     for entry in &entries {
         let path = entry.path();
         let known = DEVICES.iter().chain(&OTHERS).any(|known| path == Path::new(known));
-        if !known {
+        let is_terminal = plan.terminal.is_some() && path == Path::new(terminal::NAME);
+        if !known && !is_terminal {
             return Err(format!("{} is in /dev", path.display()));
+        }
+        if is_terminal {
+            let rdev = entry.metadata().map_err(|e| errno_text(&e))?.rdev();
+            if !UNIX98.contains(&stat::major(rdev)) || !table.is_read_only(&path)? {
+                return Err(format!(
+                    "{} is no terminal, or its mode can be changed",
+                    path.display()
+                ));
+            }
         }
     }
     for (path, (major, minor)) in DEVICES.into_iter().zip(NUMBERS) {
