@@ -144,10 +144,19 @@ fn define_run(
         let descriptor = set.take(exposed.descriptor, path.display())?;
         expose.push((path, descriptor));
     }
+    let rootfs = match request.rootfs {
+        Some(given) => {
+            let path = inside("the root file system", &given.path)?;
+            let descriptor = set.take(given.descriptor, path.display())?;
+            Some((path, descriptor))
+        }
+        None => None,
+    };
     Ok(RunDefinition {
         workspace: define(request.workspace, Some(set))?,
         keep: request.keep,
         expose,
+        rootfs,
         stdio,
         command: CommandDefinition {
             argv: command,

@@ -92,6 +92,48 @@ impl MountSpec {
     }
 }
 
+/// The directory of `--rootfs`: there, and one that its user may read.
+#[derive(Debug)]
+pub struct RootDirectory(PathBuf);
+
+impl RootDirectory {
+    pub fn check(given: &Path) -> anyhow::Result<Self> {
+        let path = std::path::absolute(given)
+            .with_context(|| format!("rootfs {}: resolve it", given.display()))?;
+        let shown = escape(path.as_os_str().as_bytes());
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => bail!("rootfs: {shown} is not a directory: unpack the system into one"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("rootfs: the directory {shown} does not exist: correct the path")
+            }
+            Err(error) => return Err(error).with_context(|| format!("rootfs: look at {shown}")),
+        }
+        access(&path, AccessFlags::R_OK | AccessFlags::X_OK).map_err(|errno| {
+            anyhow!(
+                "rootfs: you may not read {shown} ({}): change its mode, or name another directory",
+                errno.desc()
+            )
+        })?;
+        Ok(Self(path))
+    }
+
+    /// The directory, and its name.
+    pub fn open(self) -> anyhow::Result<(String, OwnedFd)> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = open(&self.0, flags, Mode::empty())
+            .map_err(|errno| anyhow!("rootfs: open {}: {}", self.0.display(), errno.desc()))?;
+        Ok((true_name(&opened, &self.0), opened))
+    }
+}
+
+/// The same directory has one name, whatever links led to it.
+fn true_name(directory: &OwnedFd, otherwise: &Path) -> String {
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let path = fs::read_link(link).unwrap_or_else(|_| otherwise.to_owned());
+    escape(path.as_os_str().as_bytes())
+}
+
 /// Refuses a name that is used twice, whichever way it was given.
 pub fn check_names(mounts: &[MountSpec]) -> anyhow::Result<()> {
     for (position, mount) in mounts.iter().enumerate() {
@@ -126,13 +168,10 @@ impl Parcel {
         let mut requests = Vec::with_capacity(mounts.len());
         for mount in mounts {
             let directory = mount.open()?;
-            // The same directory has one name, whatever links led to it.
-            let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
-            let path = fs::read_link(link).unwrap_or_else(|_| mount.path.clone());
             requests.push(MountRequest {
                 name: mount.name.clone(),
                 mode: mount.access,
-                path: escape(path.as_os_str().as_bytes()),
+                path: true_name(&directory, &mount.path),
                 descriptor: self.add(directory),
                 artifacts: mount.artifacts,
                 cache: mount.cache,

@@ -25,6 +25,7 @@ pub struct Manifest {
     pub env: BTreeMap<VariableName, String>,
     pub limits: Limits,
     pub network: Option<Network>,
+    pub rootfs: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -38,6 +39,7 @@ struct Document {
     env: BTreeMap<VariableName, Text>,
     limits: LimitEntries,
     network: Option<Network>,
+    rootfs: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -202,8 +204,12 @@ impl Manifest {
                     .map_err(|error| anyhow::anyhow!("{shown}: limits.memory: {error}"))?,
             ),
         };
+        if let Some(path) = &document.rootfs {
+            absolute("rootfs".to_owned(), path)?;
+        }
         Ok(Manifest {
             id: document.id,
+            rootfs: document.rootfs,
             mounts,
             secrets,
             env: document.env.into_iter().map(|(name, value)| (name, value.0)).collect(),

@@ -5,7 +5,7 @@
 
 use super::Outcome;
 use super::connect::{Connection, Context};
-use super::directory::{MountSpec, Parcel, collect};
+use super::directory::{MountSpec, Parcel, RootDirectory, collect};
 use super::env::parse_variable;
 use super::exit::Failure;
 use super::manifest::Manifest;
@@ -16,7 +16,8 @@ use crate::client::{Client, ClientError, Leash};
 use crate::config::units::{parse_duration, parse_size};
 use crate::model::id::{SecretName, VariableName, WorkspaceId};
 use crate::wire::run::{
-    Argument, ExposeRequest, Limits, Network, Receipt, RunRequest, RunStarted, RunUser,
+    Argument, ExposeRequest, Limits, Network, Receipt, RootfsRequest, RunRequest, RunStarted,
+    RunUser,
 };
 use crate::wire::workspace::WorkspaceRequest;
 use anyhow::{Context as _, anyhow, bail};
@@ -207,6 +208,7 @@ fn run_to_receipt(context: &Context, arguments: RunArguments) -> Result<(Receipt
 struct Plan {
     mounts: Vec<MountSpec>,
     expose: Vec<(PathBuf, String)>,
+    rootfs: Option<RootDirectory>,
     stdin_is_secret: bool,
     /// Complete but for what names descriptors.
     request: RunRequest,
@@ -218,12 +220,6 @@ impl Plan {
             Some(path) => Manifest::read(path)?,
             None => Manifest::default(),
         };
-        if let Some(rootfs) = &arguments.rootfs {
-            return Err(Failure::usage(format!(
-                "rootfs: --rootfs {} cannot be enforced by this version; leave it out, and use --expose for what the command needs",
-                rootfs.display()
-            )));
-        }
         let id = match (arguments.workspace, manifest.id) {
             (Some(given), Some(written)) if given != written => {
                 return Err(Failure::usage(format!(
@@ -240,6 +236,10 @@ impl Plan {
         for path in &arguments.expose {
             expose.push(check_exposed(path)?);
         }
+        let rootfs = match arguments.rootfs.or(manifest.rootfs) {
+            Some(path) => Some(RootDirectory::check(&path)?),
+            None => None,
+        };
         let mut sources = SecretSources::default();
         for (name, source) in manifest.secrets {
             sources.add(name, source)?;
@@ -278,6 +278,7 @@ impl Plan {
             command,
             workdir: arguments.workdir.as_deref().map(inside).transpose()?,
             expose: Vec::new(),
+            rootfs: None,
             secret_env: arguments.secret_env,
             env,
             graph_id: arguments.graph_id,
@@ -294,7 +295,7 @@ impl Plan {
             term: std::env::var("TERM").ok(),
             descriptors: crate::wire::workspace::DescriptorToken(String::new()),
         };
-        Ok(Plan { mounts, expose, stdin_is_secret: sources.take_stdin(), request })
+        Ok(Plan { mounts, expose, rootfs, stdin_is_secret: sources.take_stdin(), request })
     }
 
     /// Opens, sends, and names in the request what was sent.
@@ -311,6 +312,10 @@ impl Plan {
                 .map_err(|errno| anyhow!("open {}: {}", host_path.display(), errno.desc()))?;
             let descriptor = parcel.add(opened);
             request.expose.push(ExposeRequest { path, descriptor });
+        }
+        if let Some(root) = self.rootfs {
+            let (path, directory) = root.open()?;
+            request.rootfs = Some(RootfsRequest { path, descriptor: parcel.add(directory) });
         }
         request.workspace.mounts = parcel.add_mounts(&self.mounts)?;
         let (token, leash) = parcel.send(&connection.client)?;

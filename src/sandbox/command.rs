@@ -28,6 +28,8 @@ pub struct Command {
     argv: Vec<CString>,
     env: Vec<CString>,
     workdir: PathBuf,
+    /// The root that was given, by its name.
+    rootfs: Option<String>,
     /// Whether it has a terminal of its own.
     terminal: bool,
     faults: Faults,
@@ -81,6 +83,7 @@ impl Command {
             argv,
             env,
             workdir: plan.workdir.clone(),
+            rootfs: plan.rootfs.clone(),
             terminal: plan.terminal.is_some(),
             faults: plan.faults.clone(),
             weaker: plan.weaker,
@@ -188,8 +191,12 @@ impl Command {
             None => SetupFailure {
                 step: STEP.to_owned(),
                 message: format!(
-                    "{} was not found in any directory of PATH inside the sandbox; programs outside /usr need --expose",
-                    self.name
+                    "{} was not found in any directory of PATH inside the sandbox; {}",
+                    self.name,
+                    match &self.rootfs {
+                        Some(given) => format!("its programs are those of {given}"),
+                        None => "programs outside /usr need --expose".to_owned(),
+                    }
                 ),
                 kind: FailureKind::NotFound,
             },

@@ -4,8 +4,8 @@
 //! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
 //!
 //! Descriptors: 0 to 2 are the command's, 3 is the plan, 4 the socket to the daemon, then the mounts: workspace,
-//! control, the artifacts and the run's socket directory if the envelope says so, the files through which cgroups are joined,
-//! and the exposed mounts.
+//! control, the artifacts and the run's socket directory if the envelope says so, a root that was given, the files through which
+//! cgroups are joined, and the exposed mounts.
 
 use super::command::Command;
 use super::layer::LayerName;
@@ -95,9 +95,10 @@ fn inherit() -> io::Result<Inherited> {
     let control = next()?;
     let artifacts = if envelope.artifacts { Some(next()?) } else { None };
     let api_directory = if envelope.api_directory { Some(next()?) } else { None };
+    let rootfs = if envelope.plan.rootfs.is_some() { Some(next()?) } else { None };
     let cgroups = (0..envelope.cgroups).map(|_| next()).collect::<io::Result<Vec<_>>>()?;
     let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
-    let handed = rootfs::Handed { workspace, control, artifacts, api_directory, expose };
+    let handed = rootfs::Handed { workspace, control, artifacts, api_directory, rootfs, expose };
     Ok(Inherited { plan: envelope.plan, filter: envelope.filter, socket, cgroups, handed })
 }
 
@@ -206,7 +207,7 @@ fn set_up(
     credentials::check(plan)?;
     namespaces::enter_after_fork(plan)?;
     // Needs the namespaces, and privileges that the steps below give up.
-    rootfs::build(plan, handed)?;
+    let given = rootfs::build(plan, handed)?;
     let namespace = own_pid_namespace()?;
     rlimits::set()?;
     // Takes a capability which the change of user takes away.
@@ -221,6 +222,10 @@ fn set_up(
     }
     if plan.builds(LayerName::NoNewPrivileges) {
         capabilities::forbid_new_privileges()?;
+    }
+    if let Some(given) = given {
+        // As the user, whose rights alone count.
+        given.check_permissions()?;
     }
     // After the change of user, which resets both: nobody with the same user id may trace this process or read its memory.
     prctl::set_dumpable(false)

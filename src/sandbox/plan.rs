@@ -43,6 +43,8 @@ pub struct SandboxPlan {
     /// Where the exposed descriptors appear, in their order.
     #[serde(with = "paths")]
     pub expose: Vec<PathBuf>,
+    /// The name of the root that the user gave instead of the host's programs and libraries, whose mount is handed over.
+    pub rootfs: Option<String>,
     /// The command's environment, whole.
     pub env: Environment,
     pub argv: Vec<OsString>,
@@ -186,6 +188,7 @@ impl SandboxPlan {
             workspace,
             mounts: Vec::new(),
             expose: Vec::new(),
+            rootfs: None,
             argv,
             workdir: PathBuf::from(WORKSPACE),
             user,

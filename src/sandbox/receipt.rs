@@ -52,9 +52,7 @@ fn asked(plan: &SandboxPlan, layer: LayerName) -> (bool, String) {
     };
     let text = match layer {
         LayerName::Namespaces => return (true, namespaces(plan, isolated)),
-        LayerName::RootFilesystem => {
-            "a read-only root of its own; only read-write mounts, /tmp, /dev/shm and HOME can be written"
-        }
+        LayerName::RootFilesystem => return (true, root(plan)),
         LayerName::ReadOnlyMounts => return read_only_mounts(plan),
         LayerName::Devices => "null, zero, full, random, urandom, tty, and terminals of its own",
         LayerName::Network if isolated => "a network of its own with nothing but loopback",
@@ -78,6 +76,16 @@ fn asked(plan: &SandboxPlan, layer: LayerName) -> (bool, String) {
         },
     };
     (true, text.to_owned())
+}
+
+fn root(plan: &SandboxPlan) -> String {
+    let of = match &plan.rootfs {
+        Some(given) => format!(" with what is in {given}"),
+        None => String::new(),
+    };
+    format!(
+        "a read-only root of its own{of}; only read-write mounts, /tmp, /dev/shm and HOME can be written"
+    )
 }
 
 fn namespaces(plan: &SandboxPlan, isolated: bool) -> String {

@@ -9,11 +9,13 @@
 
 mod dev;
 mod etc;
+mod given;
 mod host;
 mod proc;
 mod proof;
 
 pub use dev::prove as prove_devices;
+pub use given::Given;
 pub use proof::{MountTable, prove_read_only_mounts, prove_root};
 
 use super::layer::LayerName;
@@ -44,11 +46,14 @@ pub struct Handed {
     pub control: OwnedFd,
     pub artifacts: Option<OwnedFd>,
     pub api_directory: Option<OwnedFd>,
+    /// A root that the user gave; the plan has its name.
+    pub rootfs: Option<OwnedFd>,
     pub expose: Vec<OwnedFd>,
 }
 
-/// Builds the root file system and enters it. The working directory is then `/`.
-pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
+/// Builds the root file system and enters it. The working directory is then `/`. Returns the root that was given, whose permissions
+/// are still to be checked.
+pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<Option<Given>, SetupFailure> {
     // For the files made here, and for the command, whatever the daemon's own is.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     mount::mount_setattr(AT_FDCWD, "/", true, MountAttr::NONE, true)
@@ -59,8 +64,12 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
     // The kernel gives a new /proc to a user namespace only where a whole one is visible: before the host's is gone.
     let proc = proc::create()?;
     let root = enter_new_root(plan)?;
+    let given = match &handed.rootfs {
+        Some(tree) => Some(Given::attach(tree, plan, &lent.places())?),
+        None => None,
+    };
     lent.attach()?;
-    etc::write(plan, host_hosts)?;
+    etc::write(plan, host_hosts, given.as_ref())?;
     dev::attach_all(devices, plan)?;
     proc::attach_restricted(&proc, plan)?;
     writable_directories(plan)?;
@@ -74,7 +83,8 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<(), SetupFailure> {
         mount::mount_setattr(&root, "", false, LENT, false)
             .map_err(because("make the root read-only"))?;
     }
-    chdir("/").map_err(because("change to the root"))
+    chdir("/").map_err(because("change to the root"))?;
+    Ok(given)
 }
 
 /// Mounts an empty file system, makes it the root and takes every mount of the host out of this namespace.
@@ -160,7 +170,16 @@ fn expose(plan: &SandboxPlan, trees: Vec<OwnedFd>) -> Result<(), SetupFailure> {
             None
         };
         mount::mount_setattr(&tree, "", true, LENT, true).map_err(because(&what))?;
-        make_mount_point(&tree, path, owner).map_err(because(&what))?;
+        make_mount_point(&tree, path, owner).map_err(|error| {
+            let no_place = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+            let mut failure: SetupFailure = because(&what)(error);
+            if let (Some(given), true) = (&plan.rootfs, no_place) {
+                failure
+                    .message
+                    .push_str(&format!("; make that place in {given}, or expose it elsewhere"));
+            }
+            failure
+        })?;
         mount::move_mount(&tree, AT_FDCWD, path).map_err(because(&what))?;
     }
     Ok(())

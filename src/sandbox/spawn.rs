@@ -49,6 +49,8 @@ pub struct SandboxDescriptors {
     pub artifacts: Option<OwnedFd>,
     /// A detached mount of a directory with `belljar.sock`.
     pub api_directory: Option<OwnedFd>,
+    /// A detached mount of the root that the plan names.
+    pub rootfs: Option<OwnedFd>,
     /// What the first process joins ([`Group::doors`](super::cgroup::Group::doors)).
     pub cgroups: Vec<OwnedFd>,
     /// Detached mounts, one for each exposed path of the plan; [`detach`](crate::sys::mount::detach) makes one.
@@ -64,6 +66,8 @@ pub enum SpawnError {
     Plan(#[from] InvalidPlan),
     #[error("the plan exposes {planned} paths and {given} descriptors were given")]
     Expose { planned: usize, given: usize },
+    #[error("the plan and the descriptors do not both have a root of the user's")]
+    Rootfs,
     #[error(transparent)]
     Filter(#[from] NoFilter),
     #[error("write the plan of the sandbox")]
@@ -154,6 +158,9 @@ pub fn spawn(
         let (planned, given) = (plan.expose.len(), descriptors.expose.len());
         return Err(SpawnError::Expose { planned, given });
     }
+    if plan.rootfs.is_some() != descriptors.rootfs.is_some() {
+        return Err(SpawnError::Rootfs);
+    }
     let envelope = Envelope {
         plan,
         artifacts: descriptors.artifacts.is_some(),
@@ -206,12 +213,21 @@ fn execute(
     socket: OwnedFd,
     descriptors: SandboxDescriptors,
 ) -> Result<Child, SpawnError> {
-    let SandboxDescriptors { workspace, control, artifacts, api_directory, cgroups, expose, stdio } =
-        descriptors;
+    let SandboxDescriptors {
+        workspace,
+        control,
+        artifacts,
+        api_directory,
+        rootfs,
+        cgroups,
+        expose,
+        stdio,
+    } = descriptors;
     let own = [memfd, socket, workspace, control]
         .into_iter()
         .chain(artifacts)
         .chain(api_directory)
+        .chain(rootfs)
         .chain(cgroups);
     let program = Program {
         path: plan.executable.clone(),

@@ -25,6 +25,9 @@ pub struct RunRequest {
     pub workdir: Option<String>,
     #[serde(default)]
     pub expose: Vec<ExposeRequest>,
+    /// The root file system, instead of the host's programs and libraries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<RootfsRequest>,
     /// Secrets that the user wants as environment variables too, by name.
     #[serde(default)]
     pub secret_env: Vec<SecretName>,
@@ -110,6 +113,16 @@ pub struct RunUser {
 #[serde(deny_unknown_fields)]
 pub struct ExposeRequest {
     /// Absolute; where the path appears inside.
+    pub path: String,
+    /// Position of its descriptor among those of the token.
+    pub descriptor: u32,
+}
+
+/// A directory that becomes the command's root file system, read-only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootfsRequest {
+    /// Absolute, on the host; what messages and the receipt call it.
     pub path: String,
     /// Position of its descriptor among those of the token.
     pub descriptor: u32,

@@ -85,6 +85,8 @@ pub struct RunDefinition {
     pub keep: bool,
     /// Host paths that appear inside, read-only.
     pub expose: Vec<(PathBuf, OwnedFd)>,
+    /// The root file system instead of the host's, by the name that the client gives it.
+    pub rootfs: Option<(PathBuf, OwnedFd)>,
     /// Standard input, output and error.
     pub stdio: [OwnedFd; 3],
     pub command: CommandDefinition,

@@ -224,7 +224,8 @@ pub(super) fn start(
 ) -> Result<RunStarted, Error> {
     let started_at = Timestamp::now();
     let clock = Instant::now();
-    let RunDefinition { workspace: wanted, keep, expose, stdio, command } = definition;
+    let RunDefinition { workspace: wanted, keep, expose, rootfs, stdio, command } = definition;
+    let lent = Lent { expose, rootfs, stdio };
     let keep = keep || wanted.id.is_some();
     let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
     if made && keep {
@@ -254,7 +255,7 @@ pub(super) fn start(
         around.end(workspaces, &run, Duration::ZERO);
         return Err(error);
     }
-    match launch(workspaces, &run, &mut around, &command, expose, stdio) {
+    match launch(workspaces, &run, &mut around, &command, lent) {
         Ok(sandbox) => {
             let started = RunStarted { run_id: id, workspace_id: run.workspace.clone() };
             if let Some(timeout) = command.timeout {
@@ -289,15 +290,22 @@ fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) {
         .expect("a process that has just started a sandbox can start a thread");
 }
 
+/// What the client lends to one run.
+struct Lent {
+    expose: Vec<(PathBuf, OwnedFd)>,
+    rootfs: Option<(PathBuf, OwnedFd)>,
+    stdio: [OwnedFd; 3],
+}
+
 /// Makes everything that the sandbox needs and executes the command in it.
 fn launch(
     workspaces: &Workspaces,
     run: &Arc<Run>,
     around: &mut Surroundings,
     definition: &CommandDefinition,
-    expose: Vec<(PathBuf, OwnedFd)>,
-    stdio: [OwnedFd; 3],
+    lent: Lent,
 ) -> Result<Sandbox, Error> {
+    let Lent { expose, rootfs, stdio } = lent;
     let workspace = Arc::clone(&around.workspace);
     if definition.wait_upload {
         workspace.artifacts.must_have_remote()?;
@@ -314,6 +322,7 @@ fn launch(
     plan.mounts =
         workspace.mounts().iter().map(|(_, mount)| (mount.name.clone(), mount.access)).collect();
     plan.expose = expose.iter().map(|(path, _)| path.clone()).collect();
+    plan.rootfs = rootfs.as_ref().map(|(path, _)| path.display().to_string());
     plan.env = environment(run, &plan.home, definition, &workspace.contents)?;
     if let Some(workdir) = &definition.workdir {
         plan.workdir.clone_from(workdir);
@@ -359,9 +368,12 @@ fn launch(
             })?,
             None => Vec::new(),
         },
+        rootfs: rootfs
+            .map(|(path, descriptor)| clone_lent("rootfs", &path, &descriptor))
+            .transpose()?,
         expose: expose
             .into_iter()
-            .map(|(path, descriptor)| clone_exposed(&path, &descriptor))
+            .map(|(path, descriptor)| clone_lent("expose", &path, &descriptor))
             .collect::<Result<_, _>>()?,
         stdio,
     };
@@ -608,9 +620,9 @@ fn open_door(
     open_tree(nix::fcntl::AT_FDCWD, directory.as_path(), OpenTree::CLONE).map_err(failed)
 }
 
-fn clone_exposed(path: &Path, opened: &OwnedFd) -> Result<OwnedFd, Error> {
+fn clone_lent(what: &str, path: &Path, opened: &OwnedFd) -> Result<OwnedFd, Error> {
     let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_DEV;
-    clone_opened(&format!("expose {}", path.display()), opened, attributes)
+    clone_opened(&format!("{what} {}", path.display()), opened, attributes)
 }
 
 fn setup_failed(failure: &SetupFailure, plan: &SandboxPlan, group: Option<&Group>) -> Error {

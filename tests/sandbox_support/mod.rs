@@ -121,6 +121,7 @@ impl Host {
             control: self.detached("control"),
             artifacts: None,
             api_directory: Some(self.detached("api")),
+            rootfs: None,
             cgroups: Vec::new(),
             expose,
             stdio: [null.into(), stdout.into(), stderr.into()],

@@ -231,6 +231,7 @@ fn request_of_true(
         command: vec![Argument::Text("true".to_owned())],
         workdir: None,
         expose: Vec::new(),
+        rootfs: None,
         secret_env: Vec::new(),
         env: Default::default(),
         graph_id: None,

@@ -1,6 +1,6 @@
 //! The files of `/etc` that a sandbox has of its own, and the links that programs expect around the root.
 
-use super::because;
+use super::{Given, because};
 use crate::sandbox::plan::SandboxPlan;
 use crate::sandbox::protocol::SetupFailure;
 use crate::wire::run::Network;
@@ -12,18 +12,26 @@ const NOBODY: u32 = 65534;
 /// Longest `/etc/hosts` of the host that is taken over, in bytes. Chosen, not measured; beyond it the file is left out.
 const HOSTS_BYTES_MAX: u64 = 1 << 20;
 
-pub fn write(plan: &SandboxPlan, host_hosts: Option<String>) -> Result<(), SetupFailure> {
+/// Writes them; `given` is the root that the user gave, whose own users and groups stay beside the run's.
+pub fn write(
+    plan: &SandboxPlan,
+    host_hosts: Option<String>,
+    given: Option<&Given>,
+) -> Result<(), SetupFailure> {
     super::make_directories("/etc".as_ref(), None).map_err(because("make /etc"))?;
-    for (path, text) in [
-        ("/etc/passwd", passwd(plan)),
-        ("/etc/group", group(plan)),
+    let others = |name: &str| given.and_then(|given| given.text(name));
+    let mut files = vec![
+        ("/etc/passwd", with_others(passwd(plan), others("passwd"))),
+        ("/etc/group", with_others(group(plan), others("group"))),
         ("/etc/hostname", "belljar\n".to_owned()),
         ("/etc/hosts", hosts(host_hosts)),
-        (
-            "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n".to_owned(),
-        ),
-    ] {
+    ];
+    let switch = "/etc/nsswitch.conf";
+    if std::fs::symlink_metadata(switch).is_err() {
+        let text = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n";
+        files.push((switch, text.to_owned()));
+    }
+    for (path, text) in files {
         std::fs::write(path, text).map_err(because(format_args!("write {path}")))?;
     }
     super::make_directories("/var".as_ref(), None).map_err(because("make /var"))?;
@@ -66,6 +74,25 @@ fn hosts(host: Option<String>) -> String {
     }
 }
 
+/// The sandbox's own lines, and those of the others that have another name and another number.
+fn with_others(own: String, others: Option<String>) -> String {
+    let key = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next().map(str::to_owned), fields.nth(1).map(str::to_owned))
+    };
+    let taken: Vec<_> = own.lines().map(key).collect();
+    let is_free = |line: &&str| {
+        let (name, number) = key(line);
+        taken.iter().all(|(own, own_number)| *own != name && *own_number != number)
+    };
+    let mut text = own.clone();
+    for line in others.as_deref().unwrap_or_default().lines().filter(is_free) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
 fn passwd(plan: &SandboxPlan) -> String {
     let user = &plan.user;
     let home = plan.home.display();
@@ -93,4 +120,18 @@ fn group(plan: &SandboxPlan) -> String {
         text.push_str(&format!("nogroup:x:{NOBODY}:\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_a_given_root_stay_unless_the_sandbox_has_them() {
+        let own = "root:x:0:0::/nonexistent:/bin/false\nbelljar:x:7:7::/home/belljar:/bin/sh\n";
+        let others = "root:x:0:0:root:/root:/bin/sh\nmail:x:8:8::/var/mail:\nseven:x:7:7:::\nbelljar:x:9:9:::";
+        let text = with_others(own.to_owned(), Some(others.to_owned()));
+        assert_eq!(text, format!("{own}mail:x:8:8::/var/mail:\n"));
+        assert_eq!(with_others(own.to_owned(), None), own);
+    }
 }

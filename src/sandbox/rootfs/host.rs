@@ -72,25 +72,14 @@ pub struct Lent {
 /// Takes the copies. The root must still be the host's.
 pub fn gather(plan: &SandboxPlan) -> Result<Lent, SetupFailure> {
     let mut lent = Lent::default();
-    lent.lend(PathBuf::from("/usr"))?;
-    for path in PROGRAMS {
-        lent.lend_or_link(PathBuf::from(path))?;
-    }
-    let etc = Path::new("/etc");
-    for name in ETC {
-        lent.lend_or_link(etc.join(name))?;
-    }
-    for entry in std::fs::read_dir(etc).map_err(because("read the host's /etc"))? {
-        let name = entry.map_err(because("read the host's /etc"))?.file_name();
-        if ETC_PREFIXES.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes())) {
-            lent.lend_or_link(etc.join(name))?;
-        }
+    if plan.rootfs.is_none() {
+        lent.lend_system()?;
     }
     match plan.network {
         Network::None => {}
         Network::Host => {
             for name in ETC_NETWORK {
-                lent.lend_if_present(etc.join(name))?;
+                lent.lend_if_present(Path::new("/etc").join(name))?;
             }
         }
     }
@@ -98,6 +87,30 @@ pub fn gather(plan: &SandboxPlan) -> Result<Lent, SetupFailure> {
 }
 
 impl Lent {
+    /// Programs, and their files in `/etc`.
+    fn lend_system(&mut self) -> Result<(), SetupFailure> {
+        self.lend(PathBuf::from("/usr"))?;
+        for path in PROGRAMS {
+            self.lend_or_link(PathBuf::from(path))?;
+        }
+        let etc = Path::new("/etc");
+        for name in ETC {
+            self.lend_or_link(etc.join(name))?;
+        }
+        for entry in std::fs::read_dir(etc).map_err(because("read the host's /etc"))? {
+            let name = entry.map_err(because("read the host's /etc"))?.file_name();
+            if ETC_PREFIXES.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes())) {
+                self.lend_or_link(etc.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the copies will be.
+    pub fn places(&self) -> Vec<&Path> {
+        self.trees.iter().map(|(path, _)| path.as_path()).collect()
+    }
+
     /// A link into `/usr` stays a link, since some programs read the name of the time zone from it; a link to anywhere else
     /// would lead nowhere inside, and what it points to is lent in its place.
     fn lend_or_link(&mut self, path: PathBuf) -> Result<(), SetupFailure> {

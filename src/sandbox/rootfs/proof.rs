@@ -95,15 +95,17 @@ pub fn prove_root(plan: &SandboxPlan, table: &MountTable) -> Result<Proof, Strin
             return Err(format!("{} can be written", place.display()));
         }
     }
-    for place in ["/.belljar-proof", "/usr/.belljar-proof"] {
-        match mkdirat(AT_FDCWD, place, Mode::S_IRWXU) {
+    // A given root need not have a /usr, and may have a link of that name.
+    let other = if plan.rootfs.is_none() { "/usr" } else { "/etc" };
+    for place in ["/.belljar-proof".to_owned(), format!("{other}/.belljar-proof")] {
+        match mkdirat(AT_FDCWD, place.as_str(), Mode::S_IRWXU) {
             Err(Errno::EROFS) => {}
             other => return Err(format!("a directory {place} was not EROFS but {other:?}")),
         }
     }
-    Ok(Proof::of(
-        "/proc/self/mountinfo has every other mount as read-only; a directory was tried in / and in /usr: EROFS",
-    ))
+    Ok(Proof::of(format!(
+        "/proc/self/mountinfo has every other mount as read-only; a directory was tried in / and in {other}: EROFS"
+    )))
 }
 
 /// The workspace as a whole and each read-only mount point of it are on read-only mounts.
