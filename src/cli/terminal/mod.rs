@@ -127,8 +127,11 @@ impl Terminal {
     pub fn begin(self, hung_up: mpsc::Sender<i32>) -> anyhow::Result<Session> {
         let copy = || self.caller.try_clone().context("keep a descriptor of the terminal");
         let modes = Arc::new(Modes::new(copy()?, self.shape));
+        // Before anything is shown: who sees it may already answer with keys.
+        modes.resume();
         let session = Session {
             pumps: Pumps::start(&self, Arc::clone(&modes), hung_up)
+                .inspect_err(|_| modes.end())
                 .context("start to hand on what is typed and shown")?,
             modes,
             terminal: self,
