@@ -137,7 +137,7 @@ impl Default for Api {
         Self {
             body_size_max: 8 << 20,
             connections_per_user_max: 256,
-            waiting_tokens_per_user_max: 64,
+            waiting_tokens_per_user_max: 128,
             token_lifetime: Duration::from_secs(60),
         }
     }
