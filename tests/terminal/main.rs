@@ -202,6 +202,60 @@ fn a_pipe_before_the_run_stays_the_callers_and_the_terminal_its_own() {
     assert_eq!(screen.modes(), before);
 }
 
+/// A pager in a pipeline reads its text from the pipe and keys from the terminal.
+fn keys_reach_a_command_that_asks_for_them(screen: &mut Screen, client: &mut Client) {
+    // Ended by both terminals: nobody could know that no other program ends its lines so.
+    screen.until("asks\r\r\n");
+    eventually("the terminal is taken", || is_raw(screen));
+    // No line is needed, and no key is the caller's.
+    screen.type_in("ab");
+    screen.type_in(CTRL_C);
+    screen.until("keys 3\r\r\n");
+    eventually("the terminal is given back", || !is_raw(screen));
+    let (shown, status) = screen.rest(client);
+    assert_eq!(status.code(), Some(0), "{shown}");
+}
+
+const ASKS: &str = "trap '' INT; s=$(stty -F /dev/tty -g); stty -F /dev/tty raw -echo opost onlcr; echo asks >/dev/tty; keys=$(head -c3 </dev/tty); echo keys ${#keys} >/dev/tty; stty -F /dev/tty $s; sleep 1";
+
+#[test]
+fn keys_reach_a_pager_at_the_end_of_a_pipeline() {
+    let place = Place::new();
+    let mut screen = Screen::new();
+    let before = screen.modes();
+    let (far, input) = std::io::pipe().unwrap();
+    let mut client =
+        screen.start(&run(&place, &[], &["bash", "-c", ASKS]), Other::Input(far.into()));
+    keys_reach_a_command_that_asks_for_them(&mut screen, &mut client);
+    assert_eq!(screen.modes(), before);
+    drop(input);
+}
+
+#[test]
+fn keys_reach_a_menu_whose_choice_goes_into_a_pipe() {
+    let place = Place::new();
+    let mut screen = Screen::new();
+    let before = screen.modes();
+    let (output, far) = std::io::pipe().unwrap();
+    let mut client =
+        screen.start(&run(&place, &[], &["bash", "-c", ASKS]), Other::Output(far.into()));
+    keys_reach_a_command_that_asks_for_them(&mut screen, &mut client);
+    assert_eq!(screen.modes(), before);
+    drop(output);
+}
+
+#[test]
+fn a_session_without_the_terminal_is_noticed_and_nothing_runs() {
+    let place = Place::new();
+    let mut screen = Screen::new();
+    let mut command = run(&place, &[], &["echo", "ran"]);
+    command.env("BELLJAR_TEST_WITHOUT_LAYER", "session");
+    let mut client = screen.start(&command, Other::Nothing);
+    let (shown, status) = screen.rest(&mut client);
+    assert_eq!(status.code(), Some(125), "{shown}");
+    assert!(shown.contains("session: not in force") && !shown.contains("ran\r"), "{shown}");
+}
+
 #[test]
 fn without_a_terminal_there_is_none() {
     let place = Place::new();

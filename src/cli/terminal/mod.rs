@@ -34,7 +34,9 @@ pub enum Shape {
     /// Standard input, but not output, as before `| less`: the caller's terminal stays as it is, since others use it too. Lines
     /// are handed on when they are complete, and keys that make signals make them for the client, which forwards them.
     Lines,
-    /// Standard output or error alone: nothing is handed on.
+    /// Standard output or error alone, as behind `git log |`: nothing is handed on.
+    ///
+    /// In both of these, a command that asks for keys gets them ([`modes`]).
     Output,
 }
 
@@ -126,7 +128,8 @@ impl Terminal {
     /// The run has begun: takes the caller's terminal and hands everything on. `hung_up` is told when the terminal is gone.
     pub fn begin(self, hung_up: mpsc::Sender<i32>) -> anyhow::Result<Session> {
         let copy = || self.caller.try_clone().context("keep a descriptor of the terminal");
-        let modes = Arc::new(Modes::new(copy()?, self.shape));
+        let master = self.master.try_clone().context("keep a descriptor of the terminal")?;
+        let modes = Arc::new(Modes::new(copy()?, master, self.shape));
         // Before anything is shown: who sees it may already answer with keys.
         modes.resume();
         let session = Session {

@@ -1,5 +1,8 @@
 //! The modes of the caller's terminal: taken, given back, and only while the terminal is ours to take (tcgetpgrp(3)).
 //!
+//! Where the terminal is shared with others of a pipeline, it is taken when the command asks for keys, which it does by leaving
+//! the canonical mode on its own terminal (termios(3)), as pagers and editors do.
+//!
 //! Lock: whether they are taken. It is held while they are changed, which never waits: no drain is asked for.
 
 use super::Shape;
@@ -15,6 +18,8 @@ use std::sync::{Mutex, MutexGuard};
 #[derive(Debug)]
 pub struct Modes {
     terminal: OwnedFd,
+    /// By the master side the modes of the sandbox's terminal are read, too.
+    master: OwnedFd,
     shape: Shape,
     state: Mutex<State>,
 }
@@ -29,8 +34,8 @@ struct State {
 }
 
 impl Modes {
-    pub fn new(terminal: OwnedFd, shape: Shape) -> Self {
-        Self { terminal, shape, state: Mutex::default() }
+    pub fn new(terminal: OwnedFd, master: OwnedFd, shape: Shape) -> Self {
+        Self { terminal, master, shape, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -45,12 +50,40 @@ impl Modes {
         if state.barred || !self.is_foreground() {
             return false;
         }
+        if state.taken {
+            if self.is_wanted() {
+                // A shell may have put its own modes in force while this process was stopped, and the signal that tells of it
+                // need not have been heard yet.
+                return !is_canonical(&self.terminal) || self.take(&mut state);
+            }
+            self.give_back(&mut state);
+        } else if self.is_wanted() {
+            return self.is_free() && self.take(&mut state);
+        }
         match self.shape {
-            Shape::Output => false,
-            // Another program, such as a pager behind the pipe, that reads keys has put it into another mode for that.
-            Shape::Lines => tcgetattr(&self.terminal)
-                .is_ok_and(|modes| modes.local_flags.contains(LocalFlags::ICANON)),
-            Shape::Whole => state.taken || self.take(&mut state),
+            Shape::Whole | Shape::Output => false,
+            Shape::Lines => self.is_free(),
+        }
+    }
+
+    /// Whether it is taken, and each key comes as it is.
+    pub fn is_taken(&self) -> bool {
+        self.state().taken
+    }
+
+    /// Whether each key is for the command.
+    fn is_wanted(&self) -> bool {
+        match self.shape {
+            Shape::Whole => true,
+            Shape::Lines | Shape::Output => !is_canonical(&self.master),
+        }
+    }
+
+    /// Whether nobody else of the pipeline, such as a pager behind it, has taken it.
+    fn is_free(&self) -> bool {
+        match self.shape {
+            Shape::Whole => true,
+            Shape::Lines | Shape::Output => is_canonical(&self.terminal),
         }
     }
 
@@ -65,7 +98,13 @@ impl Modes {
             return true;
         };
         let mut raw = state.before.get_or_insert(modes).clone();
+        let output = raw.output_flags;
         cfmakeraw(&mut raw);
+        match self.shape {
+            Shape::Whole => {}
+            // Others write to it as well.
+            Shape::Lines | Shape::Output => raw.output_flags = output,
+        }
         state.taken = self.set(&raw).is_ok();
         state.taken
     }
@@ -106,7 +145,7 @@ impl Modes {
         let mut state = self.state();
         state.barred = false;
         state.taken = false;
-        if self.shape == Shape::Whole && self.is_foreground() {
+        if self.is_wanted() && self.is_foreground() && self.is_free() {
             self.take(&mut state);
         }
     }
@@ -117,4 +156,9 @@ impl Modes {
         state.barred = true;
         self.give_back(&mut state);
     }
+}
+
+/// One that cannot be asked is left alone.
+fn is_canonical(terminal: &OwnedFd) -> bool {
+    tcgetattr(terminal).map_or(true, |modes| modes.local_flags.contains(LocalFlags::ICANON))
 }

@@ -4,9 +4,10 @@
 //! The caller's descriptors are shared with whoever started the client, so that they stay blocking; readiness is asked for
 //! first. Both threads end when the sandbox's side of the terminal is gone, the one for keys also when the run has ended.
 
+use super::Terminal;
 use super::modes::Modes;
-use super::{Shape, Terminal};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{read, write};
@@ -22,8 +23,8 @@ pub const END_OF_INPUT: u8 = 4;
 /// Room for what is on its way. As much as the kernel hands over at once (drivers/tty/tty_buffer.c) and then some.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// How often a job in the background looks whether it has come to the foreground, in milliseconds: a shell does not tell one that
-/// runs. Chosen, not measured: a person does not notice it.
+/// How often it is looked at whose the terminal is: whether a job in the background has come to the foreground, one of a pipeline is
+/// asked for keys, or a shell has changed the modes. In milliseconds. Nobody tells; chosen, not measured: a person hardly notices it.
 const LOOK_PAUSE_MS: u16 = 200;
 
 /// How long, after the run has ended, a sandbox's side that stays open is waited for without anything coming from it, in
@@ -45,9 +46,10 @@ impl Pumps {
     ) -> io::Result<Self> {
         let (ended, running) = io::pipe()?;
         let (all, shown) = oneshot::channel();
-        if terminal.shape != Shape::Output {
+        // Standard output may have been opened for writing alone.
+        let flags = OFlag::from_bits_truncate(fcntl(&terminal.caller, FcntlArg::F_GETFL)?);
+        if flags & OFlag::O_ACCMODE != OFlag::O_WRONLY {
             let keys = Keys {
-                shape: terminal.shape,
                 caller: terminal.caller.try_clone()?,
                 master: terminal.master.try_clone()?,
                 ended: ended.try_clone()?,
@@ -93,7 +95,6 @@ enum End {
 
 /// What is typed, on its way to the sandbox.
 struct Keys {
-    shape: Shape,
     caller: OwnedFd,
     master: OwnedFd,
     ended: PipeReader,
@@ -107,10 +108,10 @@ impl Keys {
         loop {
             let (other, flags, timeout) = if !self.pending.is_empty() {
                 (&self.master, PollFlags::POLLOUT, PollTimeout::NONE)
-            } else if self.modes.may_read() {
-                (&self.caller, PollFlags::POLLIN, PollTimeout::NONE)
             } else {
-                (&self.caller, PollFlags::empty(), PollTimeout::from(LOOK_PAUSE_MS))
+                let (reads, pause) = (self.modes.may_read(), PollTimeout::from(LOOK_PAUSE_MS));
+                let flags = if reads { PollFlags::POLLIN } else { PollFlags::empty() };
+                (&self.caller, flags, pause)
             };
             let (ended, ready) = wait(Some(&self.ended), other, flags, timeout);
             if ended {
@@ -135,18 +136,15 @@ impl Keys {
         let mut buffer = [0; BUFFER_BYTES];
         let length = read(&self.caller, &mut buffer)?;
         self.pending.extend_from_slice(&buffer[..length]);
-        match self.shape {
+        if self.modes.is_taken() {
             // A terminal in raw mode has no end but its own.
-            Shape::Whole | Shape::Output if length == 0 => Err(Errno::EIO),
-            Shape::Whole | Shape::Output => Ok(()),
-            Shape::Lines => {
-                // The key for the end of input hands on what there is of a line, and nothing where there is none (termios(3), VEOF).
-                if !self.pending.ends_with(b"\n") {
-                    self.pending.push(END_OF_INPUT);
-                }
-                Ok(())
-            }
+            return if length == 0 { Err(Errno::EIO) } else { Ok(()) };
         }
+        // The key for the end of input hands on what there is of a line, and nothing where there is none (termios(3), VEOF).
+        if !self.pending.ends_with(b"\n") {
+            self.pending.push(END_OF_INPUT);
+        }
+        Ok(())
     }
 
     fn hand_over(&mut self) {
