@@ -155,7 +155,7 @@ fn a_limit_that_makes_no_sense_is_refused_by_name() {
     run("--cpus", "0.001", &["cpus: 0.001", "0.01"]);
     run("--pids", "0", &["--pids", "0"]);
     run("--pids", "4294967295", &["pids: 4294967295", "more than a kernel"]);
-    room.check(&["run", "--rootfs", "/x", "--", "true"], 125, &["rootfs", "cannot be enforced"]);
+    room.check(&["run", "--rootfs", "/x", "--", "true"], 125, &["rootfs", "/x does not exist"]);
     let typo = ["run", "--memory", "1G", "--allow-unenforced", "memori", "--", "true"];
     room.check(&typo, 125, &["did you mean `memory`?"]);
     let manifest = room.path("m.yaml");

@@ -27,7 +27,7 @@ const GATHER: Duration = Duration::from_secs(2);
 fn start(place: &Place, number: usize) -> Child {
     let mut arguments = vec!["run".to_owned(), "--ro".to_owned(), "input=input".to_owned()];
     arguments.extend(["--rw".to_owned(), "output=output".to_owned()]);
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         arguments.extend(["-w".to_owned(), format!("shared-{}", number / 2 % SHARED)]);
     }
     // Standard input has its own too, and each line takes a process.
@@ -119,7 +119,7 @@ fn a_hundred_runs_at_once_all_end_right_and_leave_nothing() {
         let number: usize = number.unwrap().parse().unwrap();
         assert_eq!((&artifact["state"], &artifact["version"]), (&"READY".into(), &1.into()));
         assert_eq!(artifact["size"], format!("to {}\n", token_of(number)).len());
-        if number % 10 == 0 {
+        if number.is_multiple_of(10) {
             let content = place.output(["artifact", "cat", artifact["id"].as_str().unwrap()]);
             assert_eq!(stdout(&content), format!("to {}\n", token_of(number)));
         }
