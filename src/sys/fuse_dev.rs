@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::OnceLock;
 
 /// The kernel refuses a read buffer below this (FUSE_MIN_READ_BUFFER).
 const READ_BUFFER_BYTES: usize = 8192;
@@ -211,16 +212,20 @@ const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 /// ECONNABORTED and the server ENODEV. Needs the privilege to mount fusectl, or that the host has mounted it: there the
 /// file to write to belongs to the user who made the mount.
 pub fn abort(minor: u64) -> io::Result<()> {
+    let hosts;
     let control = match own_fusectl() {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => nix::fcntl::open(
-            CONNECTIONS,
-            nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
-        )?,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            hosts = nix::fcntl::open(
+                CONNECTIONS,
+                nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+                nix::sys::stat::Mode::empty(),
+            )?;
+            hosts.as_fd()
+        }
         control => control?,
     };
     let file = nix::fcntl::openat(
-        &control,
+        control,
         format!("{minor}/abort").as_str(),
         nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
@@ -228,8 +233,17 @@ pub fn abort(minor: u64) -> io::Result<()> {
     File::from(file).write_all(b"1")
 }
 
-fn own_fusectl() -> io::Result<OwnedFd> {
+/// Mounted when it is first needed, attached nowhere, and kept: letting go of a mount waits for all processors (fs/namespace.c,
+/// `namespace_unlock`), which takes 0.1 ms on an idle machine and many on a busy one. A machine has one such file system, so that
+/// connections made later appear in it.
+fn own_fusectl() -> io::Result<BorrowedFd<'static>> {
+    static KEPT: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(kept) = KEPT.get() {
+        return Ok(kept.as_fd());
+    }
     let context = mount::fsopen(c"fusectl")?;
     mount::fsconfig_create(context.as_fd())?;
-    mount::fsmount(context.as_fd(), mount::MountAttr::NONE)
+    let mounted = mount::fsmount(context.as_fd(), mount::MountAttr::NONE)?;
+    // Whoever was first wins.
+    Ok(KEPT.get_or_init(|| mounted).as_fd())
 }
