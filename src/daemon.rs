@@ -19,6 +19,7 @@ use crate::config::catalog::CatalogKind;
 use crate::config::paths::{Paths, PathsError, SOCKET_NAME, Surroundings};
 use crate::config::storage::Remote;
 use crate::sandbox::launcher::Launcher;
+use crate::sandbox::spare::Keep;
 use crate::storage::blob::directory::DirectoryRemote;
 use crate::storage::blob::s3::{S3Settings, S3SettingsError, S3Store};
 use crate::storage::catalog::postgres::{PostgresSettings, SettingsError};
@@ -317,6 +318,10 @@ impl Running {
             workspaces_per_user_max: config.workspaces.per_user_max,
             runs_per_user_max: config.runs.per_user_max,
             tmp_size_bytes: config.runs.tmp_size,
+            spares: match kind {
+                Kind::Service => Keep::Always,
+                Kind::Embedded => Keep::OnDemand,
+            },
         };
         let workspaces = Workspaces::new(settings, artifacts.clone(), door.clone(), launcher)
             .map_err(DaemonError::Workspaces)?;

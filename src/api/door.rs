@@ -83,6 +83,7 @@ mod tests {
     use crate::artifact::{self, Artifacts};
     use crate::model::id::RunId;
     use crate::sandbox::launcher::Launcher;
+    use crate::sandbox::spare::Keep;
     use crate::workspace::registry::Workspaces;
     use crate::workspace::{self, Actor};
     use std::io::{Read, Write};
@@ -107,6 +108,7 @@ mod tests {
             workspaces_per_user_max: 4,
             runs_per_user_max: 4,
             tmp_size_bytes: 1 << 20,
+            spares: Keep::None,
         };
         let workspaces = Workspaces::new(
             settings,

@@ -3,14 +3,17 @@
 //! Runs in this program executed anew, before any thread exists, so that general code may run on both sides of a fork. A step that
 //! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
 //!
-//! Descriptors: 0 to 2 are the command's, 3 is the plan, 4 the socket to the daemon, then the mounts: workspace,
-//! control, the artifacts and the run's socket directory if the envelope says so, a root that was given, the files through which
-//! cgroups are joined, and the exposed mounts.
+//! In two halves, so that the first can be done before anybody wants a run: [`begin`] does what every run has alike and knows no
+//! plan; then the first process waits for one, and [`set_up`] does the rest.
+//!
+//! Descriptors: 0 to 2 are nobody's, 3 is the basis, 4 the socket to the daemon, then what the basis says: the run's terminal, a root
+//! that was given; then the files through which cgroups are joined. With the plan come: the envelope, the command's 0 to 2, the
+//! mounts workspace and control, those of the artifacts and of the run's socket directory if the envelope says so, and the exposed ones.
 
 use super::command::Command;
 use super::layer::LayerName;
 use super::namespaces::Membership;
-use super::plan::SandboxPlan;
+use super::plan::{Basis, SandboxPlan};
 use super::protocol::{self, NamespaceId, Report, SetupFailure, Usage};
 use super::reaper::Reaper;
 use super::seccomp::Filter;
@@ -33,15 +36,18 @@ use std::process::ExitCode;
 /// First argument that leads here.
 pub const SUBCOMMAND: &str = "sandbox-init";
 
-/// Where the plan is.
-pub const PLAN_DESCRIPTOR: i32 = 3;
+/// Second argument; the third is the descriptor of the basis.
+pub const BASIS_OPTION: &str = "--basis-fd";
+
+/// Where the basis is.
+pub const BASIS_DESCRIPTOR: i32 = 3;
 
 /// Longest plan, in bytes. Above what arguments and environment of one execve(2) can hold, as JSON numbers.
 const PLAN_BYTES_MAX: u64 = 64 << 20;
 
 const STEP: &str = "start";
 
-/// What travels in the memfd.
+/// What travels in the memfd of a plan.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Envelope<P> {
     pub plan: P,
@@ -50,24 +56,30 @@ pub(super) struct Envelope<P> {
     /// Whether there is a descriptor for the directory with the run's socket.
     pub api_directory: bool,
     pub filter: Filter,
-    /// How many cgroups there are to join.
-    pub cgroups: usize,
 }
 
 /// What the outer process starts with.
 #[derive(Debug)]
 struct Inherited {
+    basis: Basis,
+    socket: OwnedFd,
+    lent: rootfs::Lent,
+    cgroups: Vec<OwnedFd>,
+}
+
+/// What comes with a plan.
+#[derive(Debug)]
+struct Given {
     plan: SandboxPlan,
     filter: Filter,
-    socket: OwnedFd,
-    cgroups: Vec<OwnedFd>,
+    stdio: [OwnedFd; 3],
     handed: rootfs::Handed,
 }
 
 /// Entry point: `main` of a program calls it first of all when its first argument is [`SUBCOMMAND`], with the arguments after that.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    if arguments != ["--plan-fd", "3"] {
+    if arguments != [BASIS_OPTION, "3"] {
         eprintln!("sandbox-init is a part of belljar that only belljar itself can start");
         return ExitCode::from(2);
     }
@@ -85,21 +97,36 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn inherit() -> io::Result<Inherited> {
     let mut descriptors = process::take_inherited_descriptors()?.into_iter();
     let mut next = || descriptors.next().ok_or_else(|| io::Error::other("a descriptor is missing"));
-    let plan = File::from(next()?);
+    let basis: Basis = serde_json::from_slice(&read(next()?)?)?;
     let socket = next()?;
-    // With an offset, not by reading on: the plan must be whole whoever read it before.
+    let lent = rootfs::Lent {
+        terminal: if basis.terminal { Some(next()?) } else { None },
+        rootfs: if basis.rootfs.is_some() { Some(next()?) } else { None },
+    };
+    Ok(Inherited { basis, socket, lent, cgroups: descriptors.collect() })
+}
+
+fn read(memfd: OwnedFd) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    plan.take(PLAN_BYTES_MAX).read_to_end(&mut text)?;
-    let envelope: Envelope<SandboxPlan> = serde_json::from_slice(&text)?;
-    let workspace = next()?;
-    let control = next()?;
-    let artifacts = if envelope.artifacts { Some(next()?) } else { None };
-    let api_directory = if envelope.api_directory { Some(next()?) } else { None };
-    let rootfs = if envelope.plan.rootfs.is_some() { Some(next()?) } else { None };
-    let cgroups = (0..envelope.cgroups).map(|_| next()).collect::<io::Result<Vec<_>>>()?;
-    let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
-    let handed = rootfs::Handed { workspace, control, artifacts, api_directory, rootfs, expose };
-    Ok(Inherited { plan: envelope.plan, filter: envelope.filter, socket, cgroups, handed })
+    File::from(memfd).take(PLAN_BYTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+impl Given {
+    fn unpack(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let mut next =
+            || descriptors.next().ok_or_else(|| io::Error::other("a descriptor is missing"));
+        let envelope: Envelope<SandboxPlan> = serde_json::from_slice(&read(next()?)?)?;
+        let stdio = [next()?, next()?, next()?];
+        let workspace = next()?;
+        let control = next()?;
+        let artifacts = if envelope.artifacts { Some(next()?) } else { None };
+        let api_directory = if envelope.api_directory { Some(next()?) } else { None };
+        let expose = envelope.plan.expose.iter().map(|_| next()).collect::<io::Result<Vec<_>>>()?;
+        let handed = rootfs::Handed { workspace, control, artifacts, api_directory, expose };
+        Ok(Self { plan: envelope.plan, filter: envelope.filter, stdio, handed })
+    }
 }
 
 /// The outer process: enters what must exist before the fork, then only waits.
@@ -119,7 +146,7 @@ fn outer(inherited: Inherited) -> ExitCode {
 }
 
 fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
-    if inherited.plan.builds(LayerName::CoreDumps) {
+    if inherited.basis.builds(LayerName::CoreDumps) {
         rlimits::forbid_core_dumps()?;
     }
     // Out of the caller's session and process group: keys of its terminal are the client's to forward. Nothing but a SIGKILL
@@ -130,7 +157,7 @@ fn fork_first_process(inherited: Inherited) -> Result<Pid, SetupFailure> {
     nix::unistd::setsid().map_err(because("start a session"))?;
     SigSet::all().thread_block().map_err(because("block signals"))?;
     let before = Membership::of_this_process().map_err(|why| SetupFailure::setup(STEP, why))?;
-    namespaces::enter_before_fork(&inherited.plan)?;
+    namespaces::enter_before_fork(&inherited.basis)?;
     match process::fork().map_err(|e| SetupFailure::because(STEP, "fork", &e))? {
         Fork::Parent { child } => Ok(child),
         Fork::Child => first(inherited, &before),
@@ -144,8 +171,7 @@ fn wait_for(first: Pid, socket: &OwnedFd) -> ExitCode {
     let told = pidfd
         .as_ref()
         .is_ok_and(|fd| protocol::send(socket, &Report::Forked, Some(fd.as_fd())).is_ok());
-    // Whoever reads the command's output must see its end, and not that of this process.
-    let alone = prctl::set_dumpable(false).is_ok() && process::release_stdio().is_ok();
+    let alone = prctl::set_dumpable(false).is_ok();
     match pidfd {
         Ok(pidfd) if told && alone => wait_for_either_end(&pidfd, socket),
         // The daemon is gone, or would never learn what it needs.
@@ -181,12 +207,39 @@ fn wait_for_either_end(first: &OwnedFd, socket: &OwnedFd) {
 
 /// The first process of the new pid namespace. Never returns.
 fn first(inherited: Inherited, before: &Membership) -> ! {
-    let Inherited { plan, filter, socket, cgroups, handed } = inherited;
-    let code = match join(cgroups).and_then(|()| set_up(&plan, handed, before, &filter)) {
-        Ok((command, ready)) => serve(&plan, socket, command, &ready),
+    let Inherited { basis, socket, lent, cgroups } = inherited;
+    let done = match begin(&basis, lent, cgroups) {
+        Ok(begun) => protocol::send(&socket, &Report::Prepared, None)
+            .and_then(|()| protocol::receive_plan(&socket))
+            .and_then(|descriptors| match descriptors {
+                Some(descriptors) => follow(descriptors, begun, before, socket),
+                // Nobody wants a run any more.
+                None => Ok(()),
+            }),
         Err(failure) => protocol::send(&socket, &Report::Failed(failure), None),
     };
-    process::exit_now(if code.is_ok() { 0 } else { 125 })
+    process::exit_now(if done.is_ok() { 0 } else { 125 })
+}
+
+/// Carries out a plan.
+fn follow(
+    descriptors: Vec<OwnedFd>,
+    begun: rootfs::Begun,
+    before: &Membership,
+    socket: OwnedFd,
+) -> io::Result<()> {
+    let unpacked = Given::unpack(descriptors)
+        .map_err(|e| SetupFailure::because(STEP, "unpack the plan", &e))
+        .and_then(|Given { plan, filter, stdio, handed }| {
+            process::take_stdio(stdio)
+                .map_err(|e| SetupFailure::because(STEP, "take standard input and output", &e))?;
+            let (command, ready) = set_up(&plan, begun, handed, before, &filter)?;
+            Ok((plan, command, ready))
+        });
+    match unpacked {
+        Ok((plan, command, ready)) => serve(&plan, socket, command, &ready),
+        Err(failure) => protocol::send(&socket, &Report::Failed(failure), None),
+    }
 }
 
 /// Before all steps: whatever this process uses and starts counts against the limits. The outer process stays outside, so that it
@@ -195,19 +248,31 @@ fn join(cgroups: Vec<OwnedFd>) -> Result<(), SetupFailure> {
     cgroup::join(cgroups).map_err(|e| SetupFailure::because("limits", "join the run's cgroup", &e))
 }
 
-/// The steps, each with the reason for its place.
+/// The steps before there is a plan, each with the reason for its place.
+fn begin(
+    basis: &Basis,
+    lent: rootfs::Lent,
+    cgroups: Vec<OwnedFd>,
+) -> Result<rootfs::Begun, SetupFailure> {
+    join(cgroups)?;
+    // First, so that there is no moment in which the outer process can die alone.
+    die_with_parent()?;
+    namespaces::enter_after_fork(basis)?;
+    // Needs the namespaces, and privileges that later steps give up.
+    rootfs::begin(basis, &lent)
+}
+
+/// The steps that a plan asks for, each with the reason for its place.
 fn set_up(
     plan: &SandboxPlan,
+    begun: rootfs::Begun,
     handed: rootfs::Handed,
     before: &Membership,
     filter: &Filter,
 ) -> Result<(Command, Report), SetupFailure> {
-    // First, so that there is no moment in which the outer process can die alone.
-    die_with_parent()?;
     credentials::check(plan)?;
-    namespaces::enter_after_fork(plan)?;
-    // Needs the namespaces, and privileges that the steps below give up.
-    let given = rootfs::build(plan, handed)?;
+    // Needs privileges that the steps below give up.
+    let given = rootfs::finish(plan, begun, handed)?;
     let namespace = own_pid_namespace()?;
     rlimits::set()?;
     // Takes a capability which the change of user takes away.

@@ -127,6 +127,11 @@ impl Bounds {
         })
     }
 
+    /// Whether there is a limit.
+    pub fn any(&self) -> bool {
+        Limit::ALL.into_iter().any(|limit| self.setting(limit).is_some())
+    }
+
     /// The number for the kernel, where this limit was asked for.
     pub fn setting(&self, limit: Limit) -> Option<u64> {
         match limit {

@@ -3,6 +3,8 @@
 //! [`plan`] says everything as data; [`spawn`] is the daemon's half; [`init`] is the other half, in a process of its own that is
 //! this program executed again, with one file for each step. Nothing here knows what a workspace is: it is given mounts.
 //!
+//! The part of a start that needs no plan can be done in advance ([`spare`]).
+//!
 //! Three processes make a sandbox. The *outer* one enters the namespaces that must exist before a process is born into them,
 //! forks, and then only waits. The *first* one is process 1 of the new pid namespace: it builds the root file system, gives up every
 //! privilege, starts the command and reaps. The third is the command.
@@ -29,5 +31,6 @@ mod rlimits;
 mod rootfs;
 mod seal;
 mod seccomp;
+pub mod spare;
 pub mod spawn;
 mod terminal;

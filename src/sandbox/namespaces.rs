@@ -1,7 +1,7 @@
 //! The namespaces of a sandbox (namespaces(7)).
 
 use super::layer::{LayerName, Proof};
-use super::plan::SandboxPlan;
+use super::plan::{Basis, SandboxPlan};
 use super::protocol::{SetupFailure, errno_text};
 use crate::sys::{loopback, process};
 use crate::wire::run::Network;
@@ -16,8 +16,8 @@ const STEP: &str = "namespaces";
 const HOST_NAME: &str = "belljar";
 
 /// The namespaces that the first process must be born into. A user namespace comes first: it owns all the others.
-pub fn enter_before_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
-    if plan.user_namespace {
+pub fn enter_before_fork(basis: &Basis) -> Result<(), SetupFailure> {
+    if basis.user_namespace {
         process::unshare_user(CloneFlags::empty())
             .map_err(|error| SetupFailure::setup(STEP, error))?;
     }
@@ -25,17 +25,17 @@ pub fn enter_before_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
 }
 
 /// The namespaces that the first process enters itself, so that the outer one never sees what is mounted in them.
-pub fn enter_after_fork(plan: &SandboxPlan) -> Result<(), SetupFailure> {
+pub fn enter_after_fork(basis: &Basis) -> Result<(), SetupFailure> {
     enter("mount", CloneFlags::CLONE_NEWNS)?;
-    if plan.builds(LayerName::Namespaces) {
+    if basis.builds(LayerName::Namespaces) {
         enter("ipc", CloneFlags::CLONE_NEWIPC)?;
         enter("uts", CloneFlags::CLONE_NEWUTS)?;
         nix::unistd::sethostname(HOST_NAME)
             .map_err(|e| SetupFailure::because(STEP, "set the host name", &io::Error::from(e)))?;
     }
-    match plan.network {
+    match basis.network {
         Network::Host => {}
-        Network::None if !plan.builds(LayerName::Network) => {}
+        Network::None if !basis.builds(LayerName::Network) => {}
         Network::None => {
             enter("network", CloneFlags::CLONE_NEWNET)?;
             loopback::bring_up()

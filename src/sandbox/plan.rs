@@ -72,6 +72,45 @@ pub struct SandboxPlan {
     pub faults: Faults,
 }
 
+/// What a sandbox is made of before anything of its run is known: the part of a plan that many runs share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// As in the plan.
+    #[serde(skip)]
+    pub executable: PathBuf,
+    pub network: Network,
+    /// As in the plan; its mount is handed over with the basis.
+    pub rootfs: Option<String>,
+    /// Whether the plan has a terminal, which is handed over with the basis.
+    pub terminal: bool,
+    pub user_namespace: bool,
+    pub tmp_size_bytes: u64,
+    #[serde(with = "path")]
+    pub scratch: PathBuf,
+    pub faults: Faults,
+}
+
+impl Basis {
+    /// The basis of a plan with the default of everything that has one.
+    pub fn new(scratch: PathBuf) -> Self {
+        Self {
+            executable: PathBuf::from("/proc/self/exe"),
+            network: Network::default(),
+            rootfs: None,
+            terminal: false,
+            user_namespace: !nix::unistd::geteuid().is_root(),
+            tmp_size_bytes: TMP_SIZE_BYTES_DEFAULT,
+            scratch,
+            faults: Faults::default(),
+        }
+    }
+
+    /// Whether a layer is built: each is, unless a test takes it out.
+    pub fn builds(&self, layer: LayerName) -> bool {
+        self.faults.builds(layer)
+    }
+}
+
 /// Who the command is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -181,8 +220,10 @@ impl SandboxPlan {
         scratch: PathBuf,
     ) -> Self {
         let home = Path::new("/home").join(&user.name);
+        let Basis { executable, network, user_namespace, tmp_size_bytes, scratch, faults, .. } =
+            Basis::new(scratch);
         Self {
-            executable: PathBuf::from("/proc/self/exe"),
+            executable,
             env: Environment::base(&workspace, run, &home, None),
             run,
             workspace,
@@ -192,16 +233,30 @@ impl SandboxPlan {
             argv,
             workdir: PathBuf::from(WORKSPACE),
             user,
-            network: Network::default(),
+            network,
             terminal: None,
-            user_namespace: !nix::unistd::geteuid().is_root(),
-            tmp_size_bytes: TMP_SIZE_BYTES_DEFAULT,
+            user_namespace,
+            tmp_size_bytes,
             home,
             scratch,
             weaker: Weaker::default(),
             wait_children: false,
             allow_unenforced: Vec::new(),
-            faults: Faults::default(),
+            faults,
+        }
+    }
+
+    /// What its sandbox is begun with.
+    pub fn basis(&self) -> Basis {
+        Basis {
+            executable: self.executable.clone(),
+            network: self.network,
+            rootfs: self.rootfs.clone(),
+            terminal: self.terminal.is_some(),
+            user_namespace: self.user_namespace,
+            tmp_size_bytes: self.tmp_size_bytes,
+            scratch: self.scratch.clone(),
+            faults: self.faults.clone(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! The command never holds this socket, so that both ends trust what they read.
 
 use super::layer::Finding;
-use crate::sys::packet;
+use crate::sys::{packet, scm_rights};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
@@ -15,6 +15,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub enum Report {
     /// The outer process forked; a pidfd of the first process comes along.
     Forked,
+    /// What every run has alike is built; the first process waits for its plan ([`send_plan`]).
+    Prepared,
     /// Everything is set up, given up and proven; the command waits for [`Order::Go`].
     Ready { namespace: NamespaceId, findings: Vec<Finding> },
     /// The command was executed.
@@ -125,15 +127,38 @@ pub fn send<M: Serialize>(
     packet::send(socket, &serde_json::to_vec(message)?, descriptor)
 }
 
+/// Gives the first process its plan, in descriptors that it knows the order of. It is the first message to it, and has no text.
+pub fn send_plan(socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    scm_rights::send(socket, PLAN, descriptors)
+}
+
+/// Waits for the descriptors of a plan; `None` when the other end is gone.
+pub fn receive_plan(socket: impl AsFd) -> io::Result<Option<Vec<OwnedFd>>> {
+    let mut payload = [0; PLAN.len()];
+    let message = scm_rights::receive(socket, &mut payload)?;
+    if message.length == 0 {
+        return Ok(None);
+    }
+    if message.truncated {
+        return Err(io::Error::other("not all descriptors of the plan arrived"));
+    }
+    if payload != PLAN {
+        return Err(io::Error::other("something else came where the plan was expected"));
+    }
+    Ok(Some(message.descriptors))
+}
+
+/// Descriptors alone cannot be sent.
+const PLAN: &[u8] = b"plan";
+
 /// Receives one message; `None` when the other end is gone.
 pub fn receive<M: for<'de> Deserialize<'de>>(
     socket: impl AsFd,
 ) -> io::Result<Option<(M, Option<OwnedFd>)>> {
-    let (message, descriptor) = match packet::receive(socket) {
-        Ok(received) => received,
-        // The other end closed its socket with something of ours unread.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-        Err(error) => return Err(error),
+    let (message, descriptor) = match packet::receive(&socket) {
+        // The other end closed its socket with something of ours unread. That is told once, before what it had said.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => packet::receive(&socket)?,
+        received => received?,
     };
     if message.is_empty() {
         return Ok(None);

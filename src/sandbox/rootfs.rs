@@ -1,8 +1,9 @@
 //! The root file system of a sandbox: what is in it, in which order it is built, and that nothing of the host's is left.
 //!
-//! Built by the first process in a mount namespace of its own, in two halves. While `/` is still the host's, detached copies are taken
+//! Built by the first process in a mount namespace of its own. While `/` is still the host's, detached copies are taken
 //! of what the host lends, already read-only. Then the new root takes its place, the host's mounts leave the namespace,
-//! and everything is attached by paths that can only resolve inside the new root.
+//! and everything is attached by paths that can only resolve inside the new root: in [`begin`] what every run has alike, in
+//! [`finish`] what a plan adds.
 //!
 //! Invariant: the root itself, and whatever is not meant to be written, is on a read-only mount, so that not even the owner of a
 //! file (user id 0 owns most of them) can write to it or change its mode.
@@ -13,13 +14,15 @@ mod given;
 mod host;
 mod proc;
 mod proof;
+mod survey;
 
 pub use dev::prove as prove_devices;
 pub use given::Given;
 pub use proof::{MountTable, prove_read_only_mounts, prove_root};
+pub use survey::{Survey, Surveyor};
 
 use super::layer::LayerName;
-use super::plan::{API_DIRECTORY, SandboxPlan, WORKSPACE};
+use super::plan::{API_DIRECTORY, Basis, SandboxPlan, WORKSPACE};
 use super::protocol::SetupFailure;
 use crate::model::access::Access;
 use crate::sys::mount::{self, MountAttr, OpenTree};
@@ -46,33 +49,61 @@ pub struct Handed {
     pub control: OwnedFd,
     pub artifacts: Option<OwnedFd>,
     pub api_directory: Option<OwnedFd>,
-    /// A root that the user gave; the plan has its name.
-    pub rootfs: Option<OwnedFd>,
     pub expose: Vec<OwnedFd>,
 }
 
-/// Builds the root file system and enters it. The working directory is then `/`. Returns the root that was given, whose permissions
-/// are still to be checked.
-pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<Option<Given>, SetupFailure> {
+/// A root file system that waits for what a plan adds.
+#[derive(Debug)]
+pub struct Begun {
+    root: OwnedFd,
+    proc: OwnedFd,
+    given: Option<Given>,
+}
+
+/// What a basis says that it is begun with.
+#[derive(Debug, Default)]
+pub struct Lent {
+    /// The run's own terminal.
+    pub terminal: Option<OwnedFd>,
+    /// The mount of a root in the place of what the host lends.
+    pub rootfs: Option<OwnedFd>,
+}
+
+/// Builds of the root file system what every run of that basis has alike, and enters it.
+pub fn begin(basis: &Basis, with: &Lent) -> Result<Begun, SetupFailure> {
     // For the files made here, and for the command, whatever the daemon's own is.
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     mount::mount_setattr(AT_FDCWD, "/", true, MountAttr::NONE, true)
         .map_err(because("make every mount private"))?;
-    let lent = host::gather(plan)?;
-    let host_hosts = etc::host_hosts(plan);
-    let devices = dev::gather(plan)?;
+    let lent = host::gather(basis)?;
+    let host_hosts = etc::host_hosts(basis);
+    let devices = dev::gather(basis, with.terminal.as_ref())?;
     // The kernel gives a new /proc to a user namespace only where a whole one is visible: before the host's is gone.
     let proc = proc::create()?;
-    let root = enter_new_root(plan)?;
-    let given = match &handed.rootfs {
-        Some(tree) => Some(Given::attach(tree, plan, &lent.places())?),
+    let root = enter_new_root(basis)?;
+    let given = match &with.rootfs {
+        Some(tree) => Some(Given::attach(tree, basis, &lent.places())?),
         None => None,
     };
     lent.attach()?;
-    etc::write(plan, host_hosts, given.as_ref())?;
-    dev::attach_all(devices, plan)?;
-    proc::attach_restricted(&proc, plan)?;
-    writable_directories(plan)?;
+    etc::write(host_hosts)?;
+    dev::attach_all(devices, basis)?;
+    proc::attach_masked(&proc, basis)?;
+    temporary_directory(basis)?;
+    Ok(Begun { root, proc, given })
+}
+
+/// Completes it for a plan. The working directory is then `/`. Returns the root that was given, whose permissions are still to be
+/// checked.
+pub fn finish(
+    plan: &SandboxPlan,
+    begun: Begun,
+    handed: Handed,
+) -> Result<Option<Given>, SetupFailure> {
+    let Begun { root, proc, given } = begun;
+    etc::write_identity(plan, given.as_ref())?;
+    proc::restrict(&proc, plan)?;
+    home(plan)?;
     workspace(plan, handed.workspace, handed.control, handed.artifacts)?;
     if let Some(directory) = handed.api_directory {
         let attributes = LENT | MountAttr::NO_EXEC;
@@ -88,10 +119,10 @@ pub fn build(plan: &SandboxPlan, handed: Handed) -> Result<Option<Given>, SetupF
 }
 
 /// Mounts an empty file system, makes it the root and takes every mount of the host out of this namespace.
-fn enter_new_root(plan: &SandboxPlan) -> Result<OwnedFd, SetupFailure> {
+fn enter_new_root(basis: &Basis) -> Result<OwnedFd, SetupFailure> {
     let root = tmpfs(&[ROOT_SIZE, c"mode=0755"], MountAttr::NO_SUID | MountAttr::NO_DEV)
         .map_err(because("make the root file system"))?;
-    let scratch = plan.scratch.as_path();
+    let scratch = basis.scratch.as_path();
     mount::move_mount(&root, AT_FDCWD, scratch)
         .map_err(because(format_args!("mount the root on {}", scratch.display())))?;
     fchdir(&root).map_err(because("change to the new root"))?;
@@ -102,14 +133,19 @@ fn enter_new_root(plan: &SandboxPlan) -> Result<OwnedFd, SetupFailure> {
     Ok(root)
 }
 
-/// `/tmp` and HOME, private and in memory.
-fn writable_directories(plan: &SandboxPlan) -> Result<(), SetupFailure> {
-    let size = size_option(plan);
-    let attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
-    let tmp = tmpfs(&[&size, c"mode=1777"], attributes).map_err(because("make /tmp"))?;
-    attach(&tmp, Path::new("/tmp"), "attach /tmp")?;
+/// Of `/tmp` and HOME, private and in memory.
+const WRITABLE: MountAttr = MountAttr::NO_SUID.and(MountAttr::NO_DEV);
+
+fn temporary_directory(basis: &Basis) -> Result<(), SetupFailure> {
+    let tmp =
+        tmpfs(&[&size_option(basis), c"mode=1777"], WRITABLE).map_err(because("make /tmp"))?;
+    attach(&tmp, Path::new("/tmp"), "attach /tmp")
+}
+
+fn home(plan: &SandboxPlan) -> Result<(), SetupFailure> {
+    let size = option("size", plan.tmp_size_bytes);
     let (uid, gid) = (option("uid", plan.user.uid), option("gid", plan.user.gid));
-    let home = tmpfs(&[&size, c"mode=0700", &uid, &gid], attributes)
+    let home = tmpfs(&[&size, c"mode=0700", &uid, &gid], WRITABLE)
         .map_err(because("make the home directory"))?;
     attach(&home, &plan.home, "attach the home directory")
 }
@@ -210,8 +246,8 @@ fn option(key: &str, value: impl std::fmt::Display) -> CString {
     CString::new(format!("{key}={value}")).expect("neither a key of ours nor a number holds a NUL")
 }
 
-fn size_option(plan: &SandboxPlan) -> CString {
-    option("size", plan.tmp_size_bytes)
+fn size_option(basis: &Basis) -> CString {
+    option("size", basis.tmp_size_bytes)
 }
 
 /// Attaches a detached mount, making its mount point when there is none.

@@ -1,25 +1,28 @@
 //! The daemon's half of a sandbox: start it, let it go, signal it, end it, and learn how it ended.
 //!
-//! A start has two phases. [`Sandbox::wait_ready`] returns when everything is set up and nothing of the command runs; who writes can
+//! A start has three phases. [`Spare::start`] begins a sandbox that nobody has a plan for yet; [`Spare::take`] gives it one.
+//! [`Sandbox::wait_ready`] returns when everything is set up and nothing of the command runs; who writes can
 //! then be told by the pid namespace. [`Sandbox::go`] executes the command.
 //!
 //! All calls here block: they belong on a thread that serves neither the kernel nor an async runtime, since the setup looks at
 //! mounts which this daemon itself may serve. [`Remote`] is for other threads.
 
-use super::init::{Envelope, PLAN_DESCRIPTOR, SUBCOMMAND};
+use super::init::{BASIS_DESCRIPTOR, BASIS_OPTION, Envelope, SUBCOMMAND};
 use super::launcher::{Launcher, Program};
 use super::layer::Finding;
-use super::plan::{InvalidPlan, SandboxPlan};
+use super::plan::{Basis, InvalidPlan, SandboxPlan};
 use super::protocol::{self, Exit, NamespaceId, Order, Report, SetupFailure, Usage};
 use super::receipt;
+use super::rootfs;
 use super::seccomp::{self, NoFilter};
-use crate::sys::{packet, process};
+use crate::sys::{packet, process, release};
 use crate::wire::run::Layer;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -74,6 +77,8 @@ pub enum SpawnError {
     Write(#[source] io::Error),
     #[error("make a socket to the sandbox")]
     Socket(#[source] io::Error),
+    #[error("give the sandbox its plan")]
+    HandOver(#[source] io::Error),
     #[error("start {program}")]
     Start {
         program: String,
@@ -94,8 +99,10 @@ pub struct Ended {
 pub struct Sandbox {
     outer: Child,
     remote: Remote,
-    plan: SandboxPlan,
+    /// `None` in a [`Spare`].
+    plan: Option<SandboxPlan>,
     findings: Vec<Finding>,
+    prepared: bool,
     ready: Option<NamespaceId>,
     started: bool,
     exit: Option<Exit>,
@@ -147,100 +154,174 @@ struct Connection {
     killed: AtomicBool,
 }
 
+/// A sandbox that is begun and has no plan: what every run has alike is built or being built. Dropping it ends it.
+#[derive(Debug)]
+pub struct Spare(Sandbox);
+
 /// Starts a sandbox. The command does not run yet.
 pub fn spawn(
     launcher: &Launcher,
     plan: &SandboxPlan,
-    descriptors: SandboxDescriptors,
+    mut descriptors: SandboxDescriptors,
 ) -> Result<Sandbox, SpawnError> {
+    plan.check()?;
+    if plan.rootfs.is_some() != descriptors.rootfs.is_some() {
+        return Err(SpawnError::Rootfs);
+    }
+    let cgroups = std::mem::take(&mut descriptors.cgroups);
+    let terminal = plan.terminal.as_ref().map(|_| terminal(&descriptors.stdio)).transpose();
+    let lent = rootfs::Lent {
+        terminal: terminal.map_err(SpawnError::Write)?,
+        rootfs: descriptors.rootfs.take(),
+    };
+    Spare::start(launcher, plan.basis(), lent, cgroups)?.take(plan, descriptors)
+}
+
+/// The standard stream that is a terminal. Where there is none the sandbox says so, when it is to become the session's.
+fn terminal(stdio: &[OwnedFd; 3]) -> io::Result<OwnedFd> {
+    let found = stdio.iter().find(|stream| nix::unistd::isatty(stream).unwrap_or(false));
+    found.unwrap_or(&stdio[0]).try_clone()
+}
+
+fn check_descriptors(
+    plan: &SandboxPlan,
+    descriptors: &SandboxDescriptors,
+) -> Result<(), SpawnError> {
     plan.check()?;
     if plan.expose.len() != descriptors.expose.len() {
         let (planned, given) = (plan.expose.len(), descriptors.expose.len());
         return Err(SpawnError::Expose { planned, given });
     }
-    if plan.rootfs.is_some() != descriptors.rootfs.is_some() {
-        return Err(SpawnError::Rootfs);
-    }
-    let envelope = Envelope {
-        plan,
-        artifacts: descriptors.artifacts.is_some(),
-        api_directory: descriptors.api_directory.is_some(),
-        filter: seccomp::filter()?.clone(),
-        cgroups: descriptors.cgroups.len(),
-    };
-    let memfd = serde_json::to_vec(&envelope)
-        .map_err(io::Error::from)
-        // It may hold secrets that the user wants in the environment.
-        .map(Zeroizing::new)
-        .and_then(|text| process::sealed_memfd(c"belljar-sandbox-plan", &text))
-        .map_err(SpawnError::Write)?;
-    let (near, far) = packet::pair().map_err(SpawnError::Socket)?;
-    let mut outer = execute(launcher, plan, memfd, far, descriptors)?;
-    let pidfd = match process::pidfd_open(Pid::from_raw(outer.id().cast_signed())) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            // With its socket gone it ends by itself; this only makes it sooner.
-            drop(near);
-            let _ = outer.kill();
-            let _ = outer.wait();
-            return Err(SpawnError::Socket(error));
-        }
-    };
-    Ok(Sandbox {
-        outer,
-        remote: Remote(Arc::new(Connection {
-            socket: near,
-            outer: pidfd,
-            first: OnceLock::new(),
-            killed: AtomicBool::new(false),
-        })),
-        plan: plan.clone(),
-        findings: Vec::new(),
-        ready: None,
-        started: false,
-        exit: None,
-        usage: Usage::default(),
-        ended: None,
-        last_resort: LastResort { free: None, ending: None },
-    })
+    Ok(())
 }
 
-/// Executes this program anew, with exactly these descriptors and no environment.
-fn execute(
-    launcher: &Launcher,
-    plan: &SandboxPlan,
-    memfd: OwnedFd,
-    socket: OwnedFd,
-    descriptors: SandboxDescriptors,
-) -> Result<Child, SpawnError> {
-    let SandboxDescriptors {
-        workspace,
-        control,
-        artifacts,
-        api_directory,
-        rootfs,
-        cgroups,
-        expose,
-        stdio,
-    } = descriptors;
-    let own = [memfd, socket, workspace, control]
-        .into_iter()
-        .chain(artifacts)
-        .chain(api_directory)
-        .chain(rootfs)
-        .chain(cgroups);
-    let program = Program {
-        path: plan.executable.clone(),
-        arguments: [SUBCOMMAND, "--plan-fd"]
-            .map(str::to_owned)
+impl Spare {
+    /// Executes this program anew, with no environment and nothing but a basis, what that says, and the cgroups that the first
+    /// process joins.
+    pub fn start(
+        launcher: &Launcher,
+        basis: Basis,
+        lent: rootfs::Lent,
+        cgroups: Vec<OwnedFd>,
+    ) -> Result<Self, SpawnError> {
+        let memfd = serde_json::to_vec(&basis)
+            .map_err(io::Error::from)
+            .and_then(|text| process::sealed_memfd(c"belljar-sandbox-basis", &text))
+            .map_err(SpawnError::Write)?;
+        let (near, far) = packet::pair().map_err(SpawnError::Socket)?;
+        let program = Program {
+            path: basis.executable.clone(),
+            arguments: vec![
+                SUBCOMMAND.to_owned(),
+                BASIS_OPTION.to_owned(),
+                BASIS_DESCRIPTOR.to_string(),
+            ],
+            first_descriptor: BASIS_DESCRIPTOR,
+        };
+        let named =
+            |source| SpawnError::Start { program: basis.executable.display().to_string(), source };
+        // Of the command's own it never holds a copy: whoever reads the command's output must see its end.
+        let mut given = Vec::with_capacity(7 + cgroups.len());
+        for _ in 0..3 {
+            let null = File::options().read(true).write(true).open("/dev/null").map_err(named)?;
+            given.push(OwnedFd::from(null));
+        }
+        given.extend([memfd, far]);
+        given.extend(lent.terminal);
+        given.extend(lent.rootfs);
+        given.extend(cgroups);
+        let mut outer = launcher.launch(program, given).map_err(named)?;
+        let pidfd = match process::pidfd_open(Pid::from_raw(outer.id().cast_signed())) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // With its socket gone it ends by itself; this only makes it sooner.
+                drop(near);
+                let _ = outer.kill();
+                let _ = outer.wait();
+                return Err(SpawnError::Socket(error));
+            }
+        };
+        let sandbox = Sandbox {
+            outer,
+            remote: Remote(Arc::new(Connection {
+                socket: near,
+                outer: pidfd,
+                first: OnceLock::new(),
+                killed: AtomicBool::new(false),
+            })),
+            plan: None,
+            findings: Vec::new(),
+            prepared: false,
+            ready: None,
+            started: false,
+            exit: None,
+            usage: Usage::default(),
+            ended: None,
+            last_resort: LastResort { free: None, ending: None },
+        };
+        Ok(Self(sandbox))
+    }
+
+    /// Waits until everything is built that needs no plan.
+    pub fn wait_prepared(&mut self) -> Result<(), SetupFailure> {
+        let deadline = Instant::now() + SETUP_TIMEOUT;
+        while !self.0.prepared {
+            self.0.next_report(deadline, "become prepared")?;
+        }
+        Ok(())
+    }
+
+    /// Whether its processes have not ended meanwhile.
+    pub fn is_alive(&self) -> bool {
+        let now = Instant::now();
+        let connection = &self.0.remote.0;
+        let all = [Some(&connection.outer), connection.first.get()];
+        all.into_iter().flatten().all(|process| matches!(readable(process, now), Ok(false)))
+    }
+
+    /// Gives it a plan with the basis that it was started with. A failure of what came before is told by [`Sandbox::wait_ready`].
+    pub fn take(
+        self,
+        plan: &SandboxPlan,
+        descriptors: SandboxDescriptors,
+    ) -> Result<Sandbox, SpawnError> {
+        let Self(mut sandbox) = self;
+        check_descriptors(plan, &descriptors)?;
+        let envelope = Envelope {
+            plan,
+            artifacts: descriptors.artifacts.is_some(),
+            api_directory: descriptors.api_directory.is_some(),
+            filter: seccomp::filter()?.clone(),
+        };
+        let memfd = serde_json::to_vec(&envelope)
+            .map_err(io::Error::from)
+            // It may hold secrets that the user wants in the environment.
+            .map(Zeroizing::new)
+            .and_then(|text| process::sealed_memfd(c"belljar-sandbox-plan", &text))
+            .map_err(SpawnError::Write)?;
+        let SandboxDescriptors {
+            workspace, control, artifacts, api_directory, expose, stdio, ..
+        } = descriptors;
+        let given: Vec<OwnedFd> = [memfd]
             .into_iter()
-            .chain([PLAN_DESCRIPTOR.to_string()])
-            .collect(),
-        first_descriptor: PLAN_DESCRIPTOR,
-    };
-    launcher.launch(program, stdio.into_iter().chain(own).chain(expose).collect()).map_err(
-        |source| SpawnError::Start { program: plan.executable.display().to_string(), source },
-    )
+            .chain(stdio)
+            .chain([workspace, control])
+            .chain(artifacts)
+            .chain(api_directory)
+            .chain(expose)
+            .collect();
+        let borrowed: Vec<BorrowedFd<'_>> = given.iter().map(AsFd::as_fd).collect();
+        match protocol::send_plan(&sandbox.remote.0.socket, &borrowed) {
+            Ok(()) => {}
+            // It has ended, and what it said before is there to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(SpawnError::HandOver(error)),
+        }
+        // Standard output may be a file on a file system that does not answer.
+        release::elsewhere(given);
+        sandbox.plan = Some(plan.clone());
+        Ok(sandbox)
+    }
 }
 
 impl Sandbox {
@@ -283,7 +364,7 @@ impl Sandbox {
 
     /// What is enforced, once ready.
     pub fn layers(&self) -> Vec<Layer> {
-        receipt::layers(&self.plan, &self.findings)
+        self.plan.as_ref().map(|plan| receipt::layers(plan, &self.findings)).unwrap_or_default()
     }
 
     /// What to do when processes of a sandbox that is ending are not gone after ten seconds: they wait for a file system that
@@ -372,6 +453,7 @@ impl Sandbox {
                     let _ = self.remote.0.first.set(first);
                 }
             }
+            Report::Prepared => self.prepared = true,
             Report::Ready { namespace, findings } => {
                 self.ready = Some(namespace);
                 self.findings = findings;

@@ -58,13 +58,10 @@ fn is_same(one: &FileStat, other: &FileStat) -> bool {
 /// in another container than the daemon, and the terminal has no name inside.
 ///
 /// The root must still be the host's.
-pub fn gather(plan: &SandboxPlan) -> Result<Option<OwnedFd>, SetupFailure> {
-    if plan.terminal.is_none() {
-        return Ok(None);
-    }
-    let terminal = own().map_err(|why| SetupFailure::setup(STEP, why))?;
+pub fn gather(terminal: Option<&OwnedFd>) -> Result<Option<OwnedFd>, SetupFailure> {
+    let Some(terminal) = terminal else { return Ok(None) };
     let named = || {
-        let stat = fstat(&terminal)?;
+        let stat = fstat(terminal)?;
         // devpts(4): the number of a terminal is the minor number of its device.
         let path = format!("/dev/pts/{}", minor(stat.st_rdev));
         let tree = match mount::open_tree(AT_FDCWD, path.as_str(), OpenTree::CLONE) {

@@ -93,6 +93,14 @@ pub fn release_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes these standard input, output and error.
+pub fn take_stdio([input, output, error]: [OwnedFd; 3]) -> io::Result<()> {
+    nix::unistd::dup2_stdin(&input)?;
+    nix::unistd::dup2_stdout(&output)?;
+    nix::unistd::dup2_stderr(&error)?;
+    Ok(())
+}
+
 /// Takes over every descriptor from 3 on that the parent passed: they are numbered without a gap. What lies behind a gap is
 /// closed. All become close-on-exec. Works once, and belongs at the very start of `main`.
 pub fn take_inherited_descriptors() -> io::Result<Vec<OwnedFd>> {

@@ -25,6 +25,7 @@ use crate::model::access::Access;
 use crate::model::id::{MountName, RunId, SecretName, VariableName, WorkspaceId};
 use crate::model::mount::{CachePolicy, SetId};
 use crate::sandbox::limits::Bounds;
+use crate::sandbox::spare::Keep;
 use crate::secret::SecretValue;
 use crate::wire;
 use std::collections::BTreeMap;
@@ -124,6 +125,8 @@ pub struct Settings {
     pub runs_per_user_max: usize,
     /// Room in each of a sandbox's `/tmp`, `/dev/shm` and HOME.
     pub tmp_size_bytes: u64,
+    /// How many sandboxes are begun before a run wants them.
+    pub spares: Keep,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,10 @@ use super::{Actor, Definition, Error, RunDefinition, RunDoor, Settings, recovery
 use crate::artifact::backend::Chosen;
 use crate::artifact::{self, Artifacts, DrainScope};
 use crate::model::id::{RunId, SecretName, VariableName, WorkspaceId};
+use crate::sandbox::fault::Faults;
 use crate::sandbox::launcher::Launcher;
+use crate::sandbox::plan::Basis;
+use crate::sandbox::spare::Spares;
 use crate::secret::SecretValue;
 use crate::vfs::descriptors::DescriptorBudget;
 use crate::wire;
@@ -50,6 +53,7 @@ pub struct Inner {
     pub(super) artifacts: Artifacts,
     pub(super) door: Arc<dyn RunDoor>,
     pub(super) launcher: Launcher,
+    pub(super) spares: Spares,
     descriptors: Arc<DescriptorBudget>,
     state: Mutex<State>,
     /// A claim was given up.
@@ -100,11 +104,19 @@ impl Workspaces {
             let _ = std::fs::remove_dir_all(&directory);
             lifecycle::make_private_directory(&directory)?;
         }
+        let scratch = settings.runtime_dir.join("scratch");
+        let mut basis = Basis { tmp_size_bytes: settings.tmp_size_bytes, ..Basis::new(scratch) };
+        // What cannot be read is refused when a run is to start.
+        basis.faults = Faults::from_environment().unwrap_or_default();
+        let spares = Spares::start(launcher.clone(), basis, settings.spares).map_err(|source| {
+            Error::Io { doing: "begin sandboxes in advance".to_owned(), source }
+        })?;
         Ok(Self(Arc::new(Inner {
             settings,
             artifacts,
             door,
             launcher,
+            spares,
             descriptors: lifecycle::descriptor_budget(),
             state: Mutex::default(),
             unclaimed: Condvar::new(),
@@ -550,6 +562,7 @@ impl Workspaces {
         while runs.iter().any(|run| !run.is_collected()) && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.0.spares.stop();
         let workspaces = std::mem::take(&mut self.state().workspaces);
         for workspace in workspaces.values() {
             workspace.end();

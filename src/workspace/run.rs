@@ -20,12 +20,12 @@ use crate::sandbox::fault::Faults;
 use crate::sandbox::limits;
 use crate::sandbox::plan::{Environment, Identity, SandboxPlan, Terminal};
 use crate::sandbox::protocol::{FailureKind, SetupFailure};
-use crate::sandbox::spawn::{Remote, Sandbox, SandboxDescriptors, spawn};
+use crate::sandbox::spawn::{Remote, Sandbox, SandboxDescriptors, SpawnError, spawn};
 use crate::secret::mask::mask_text;
 use crate::sys::mount::{MountAttr, OpenTree, open_tree};
 use crate::telemetry::sentence;
 use crate::vfs::control::{ControlTree, Secrets};
-use crate::wire::run::{Layer, Receipt, ReceiptArtifact, RunStarted};
+use crate::wire::run::{Layer, Network, Receipt, ReceiptArtifact, RunStarted};
 use jiff::Timestamp;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -225,6 +225,13 @@ pub(super) fn start(
     let started_at = Timestamp::now();
     let clock = Instant::now();
     let RunDefinition { workspace: wanted, keep, expose, rootfs, stdio, command } = definition;
+    if command.network == Network::None
+        && !command.limits.any()
+        && !command.terminal
+        && rootfs.is_none()
+    {
+        workspaces.0.spares.expect_run();
+    }
     let lent = Lent { expose, rootfs, stdio };
     let keep = keep || wanted.id.is_some();
     let (workspace, made, claim) = workspaces.obtain(actor, wanted)?;
@@ -276,6 +283,7 @@ pub(super) fn start(
             let error = masked(error, &around.workspace.contents);
             let artifacts = around.workspace.artifacts.clone();
             around.end(workspaces, &run, Duration::ZERO);
+            workspaces.0.spares.run_ended();
             workspaces.forget_run(id);
             artifacts.end_run(id);
             Err(error)
@@ -378,13 +386,16 @@ fn launch(
         stdio,
     };
 
-    let mut sandbox =
-        spawn(&workspaces.0.launcher, &plan, descriptors).map_err(|error| match error {
-            crate::sandbox::spawn::SpawnError::Plan(invalid) => {
-                Error::Invalid { message: format!("start a sandbox: {invalid}") }
-            }
-            other => Error::SetupFailed { message: sentence(&other), exit_code: EXIT_FAILED },
-        })?;
+    let begun = match workspaces.0.spares.take(&plan, &descriptors) {
+        Some(spare) => spare.take(&plan, descriptors),
+        None => spawn(&workspaces.0.launcher, &plan, descriptors),
+    };
+    let mut sandbox = begun.map_err(|error| match error {
+        SpawnError::Plan(invalid) => {
+            Error::Invalid { message: format!("start a sandbox: {invalid}") }
+        }
+        other => Error::SetupFailed { message: sentence(&other), exit_code: EXIT_FAILED },
+    })?;
     sandbox.set_last_resort({
         let workspace = Arc::clone(&workspace);
         move || workspace.cut_off()
@@ -493,6 +504,7 @@ fn conclude(
     // What the run's own drain did not see registered is not waited for twice: it stays in the journal.
     around.end(workspaces, run, Duration::ZERO);
     run.finish(receipt);
+    workspaces.0.spares.run_ended();
     workspaces.retire(run.id);
 }
 

@@ -3,7 +3,7 @@
 use super::proof::MountTable;
 use super::{attach, because, configure, size_option, tmpfs};
 use crate::sandbox::layer::{LayerName, Proof};
-use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::plan::{Basis, SandboxPlan};
 use crate::sandbox::protocol::{SetupFailure, errno_text};
 use crate::sandbox::terminal;
 use crate::sys::mount::{self, MountAttr, OpenTree};
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-const DEVICES: [&str; 6] =
+pub const DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// The numbers of these (Documentation/admin-guide/devices.txt of the kernel), in their order.
@@ -37,14 +37,14 @@ pub struct Gathered {
 
 /// Copies of the host's device files: only the host can make devices. Read-only concerns the file's mode and times, which its
 /// owner could change otherwise; a device on a read-only mount takes data as ever.
-pub fn gather(plan: &SandboxPlan) -> Result<Gathered, SetupFailure> {
+pub fn gather(basis: &Basis, terminal: Option<&OwnedFd>) -> Result<Gathered, SetupFailure> {
     let devices = DEVICES
         .into_iter()
         .map(|path| {
             let copy = || {
                 let tree = mount::open_tree(AT_FDCWD, path, OpenTree::CLONE | OpenTree::NO_FOLLOW)?;
                 let attributes = MountAttr::READ_ONLY | MountAttr::NO_SUID | MountAttr::NO_EXEC;
-                if plan.builds(LayerName::Devices) {
+                if basis.builds(LayerName::Devices) {
                     mount::mount_setattr(&tree, "", false, attributes, true)?;
                 }
                 Ok(tree)
@@ -52,11 +52,11 @@ pub fn gather(plan: &SandboxPlan) -> Result<Gathered, SetupFailure> {
             copy().map_err(|error: io::Error| because(format_args!("bind {path}"))(error))
         })
         .collect::<Result<_, _>>()?;
-    Ok(Gathered { devices, terminal: terminal::gather(plan)? })
+    Ok(Gathered { devices, terminal: terminal::gather(terminal)? })
 }
 
 /// Fills `/dev`.
-pub fn attach_all(gathered: Gathered, plan: &SandboxPlan) -> Result<(), SetupFailure> {
+pub fn attach_all(gathered: Gathered, basis: &Basis) -> Result<(), SetupFailure> {
     let Gathered { devices, terminal } = gathered;
     let devices = DEVICES.into_iter().zip(&devices);
     for (path, tree) in devices.chain(terminal.iter().map(|tree| (terminal::NAME, tree))) {
@@ -74,8 +74,8 @@ pub fn attach_all(gathered: Gathered, plan: &SandboxPlan) -> Result<(), SetupFai
     let terminals = terminals().map_err(because("make /dev/pts"))?;
     attach(&terminals, Path::new("/dev/pts"), "attach /dev/pts")?;
     let attributes = MountAttr::NO_SUID | MountAttr::NO_DEV;
-    let shared =
-        tmpfs(&[&size_option(plan), c"mode=1777"], attributes).map_err(because("make /dev/shm"))?;
+    let shared = tmpfs(&[&size_option(basis), c"mode=1777"], attributes)
+        .map_err(because("make /dev/shm"))?;
     attach(&shared, Path::new("/dev/shm"), "attach /dev/shm")
 }
 

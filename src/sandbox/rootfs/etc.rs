@@ -1,7 +1,7 @@
 //! The files of `/etc` that a sandbox has of its own, and the links that programs expect around the root.
 
 use super::{Given, because};
-use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::plan::{Basis, SandboxPlan};
 use crate::sandbox::protocol::SetupFailure;
 use crate::wire::run::Network;
 use std::os::unix::fs::symlink;
@@ -12,27 +12,19 @@ const NOBODY: u32 = 65534;
 /// Longest `/etc/hosts` of the host that is taken over, in bytes. Chosen, not measured; beyond it the file is left out.
 const HOSTS_BYTES_MAX: u64 = 1 << 20;
 
-/// Writes them; `given` is the root that the user gave, whose own users and groups stay beside the run's.
-pub fn write(
-    plan: &SandboxPlan,
-    host_hosts: Option<String>,
-    given: Option<&Given>,
-) -> Result<(), SetupFailure> {
+/// What does not depend on who the command is.
+pub fn write(host_hosts: Option<String>) -> Result<(), SetupFailure> {
     super::make_directories("/etc".as_ref(), None).map_err(because("make /etc"))?;
-    let others = |name: &str| given.and_then(|given| given.text(name));
-    let mut files = vec![
-        ("/etc/passwd", with_others(passwd(plan), others("passwd"))),
-        ("/etc/group", with_others(group(plan), others("group"))),
-        ("/etc/hostname", "belljar\n".to_owned()),
-        ("/etc/hosts", hosts(host_hosts)),
-    ];
+    let mut files =
+        vec![("/etc/hostname", "belljar\n".to_owned()), ("/etc/hosts", hosts(host_hosts))];
     let switch = "/etc/nsswitch.conf";
+    // A root that was given may have its own.
     if std::fs::symlink_metadata(switch).is_err() {
         let text = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n";
         files.push((switch, text.to_owned()));
     }
     for (path, text) in files {
-        std::fs::write(path, text).map_err(because(format_args!("write {path}")))?;
+        write_file(path, &text)?;
     }
     super::make_directories("/var".as_ref(), None).map_err(because("make /var"))?;
     super::make_directories("/run".as_ref(), None).map_err(because("make /run"))?;
@@ -44,10 +36,23 @@ pub fn write(
     Ok(())
 }
 
+/// Names of the command's user and group.
+///
+/// `given` is the root that the user gave, whose own users and groups stay beside the run's.
+pub fn write_identity(plan: &SandboxPlan, given: Option<&Given>) -> Result<(), SetupFailure> {
+    let others = |name: &str| given.and_then(|given| given.text(name));
+    write_file("/etc/passwd", &with_others(passwd(plan), others("passwd")))?;
+    write_file("/etc/group", &with_others(group(plan), others("group")))
+}
+
+fn write_file(path: &str, text: &str) -> Result<(), SetupFailure> {
+    std::fs::write(path, text).map_err(because(format_args!("write {path}")))
+}
+
 /// The host's `/etc/hosts`, for a sandbox with the host's network. Read while the root is still the host's.
-pub fn host_hosts(plan: &SandboxPlan) -> Option<String> {
+pub fn host_hosts(basis: &Basis) -> Option<String> {
     use std::io::Read;
-    match plan.network {
+    match basis.network {
         Network::None => None,
         Network::Host => {
             let mut bytes = Vec::new();

@@ -5,7 +5,7 @@
 //! where the sandbox has files too, the entries are lent one by one. A link stays a link, and leads nowhere but into the new root.
 
 use super::{attach, because};
-use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::plan::Basis;
 use crate::sandbox::protocol::{SetupFailure, errno_text};
 use crate::sys::mount::{self, OpenTree};
 use crate::sys::openat2::open_beneath;
@@ -47,12 +47,8 @@ pub struct Given {
 
 impl Given {
     /// Puts everything at its place in the new root, which must be this process's. `besides` are paths that somebody else fills.
-    pub fn attach(
-        tree: &OwnedFd,
-        plan: &SandboxPlan,
-        besides: &[&Path],
-    ) -> Result<Self, SetupFailure> {
-        let name = plan.rootfs.clone().unwrap_or_default();
+    pub fn attach(tree: &OwnedFd, basis: &Basis, besides: &[&Path]) -> Result<Self, SetupFailure> {
+        let name = basis.rootfs.clone().unwrap_or_default();
         // Attached first: the kernel copies no part of a mount that is detached and was made in another namespace.
         attach(tree, Path::new(PLACE), &format!("attach {name}"))?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;

@@ -4,11 +4,12 @@
 //! owns them and could read them.
 
 use super::{LENT, attach, because};
-use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::plan::Basis;
 use crate::sandbox::protocol::SetupFailure;
 use crate::sys::mount::{self, OpenTree};
 use crate::wire::run::Network;
 use nix::fcntl::AT_FDCWD;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -62,6 +63,19 @@ const ETC_PREFIXES: [&str; 3] = ["python3", "java", "ImageMagick"];
 /// What name look-up needs besides, with the host's network. `hosts` is written by `etc`.
 const ETC_NETWORK: [&str; 3] = ["resolv.conf", "host.conf", "gai.conf"];
 
+/// Everything that may be lent by its name.
+pub fn names() -> impl Iterator<Item = PathBuf> {
+    let etc = ETC.into_iter().chain(ETC_NETWORK);
+    let etc = etc.map(|name| Path::new("/etc").join(name));
+    [PathBuf::from("/usr")].into_iter().chain(PROGRAMS.map(PathBuf::from)).chain(etc)
+}
+
+/// Whether a mount at this place would be lent with what is around it.
+pub fn lends_from(place: &[u8]) -> bool {
+    let place = Path::new(OsStr::from_bytes(place));
+    ["/usr", "/etc"].into_iter().chain(PROGRAMS).any(|lent| place.starts_with(lent))
+}
+
 /// Copies of the host's mounts, detached and read-only.
 #[derive(Debug, Default)]
 pub struct Lent {
@@ -70,12 +84,12 @@ pub struct Lent {
 }
 
 /// Takes the copies. The root must still be the host's.
-pub fn gather(plan: &SandboxPlan) -> Result<Lent, SetupFailure> {
+pub fn gather(basis: &Basis) -> Result<Lent, SetupFailure> {
     let mut lent = Lent::default();
-    if plan.rootfs.is_none() {
+    if basis.rootfs.is_none() {
         lent.lend_system()?;
     }
-    match plan.network {
+    match basis.network {
         Network::None => {}
         Network::Host => {
             for name in ETC_NETWORK {

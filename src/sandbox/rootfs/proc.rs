@@ -1,7 +1,7 @@
 //! `/proc` of a sandbox: only its own processes, and nothing of the kernel's that can be written or that is nobody's business.
 
 use super::{LENT, attach, because};
-use crate::sandbox::plan::SandboxPlan;
+use crate::sandbox::plan::{Basis, SandboxPlan};
 use crate::sandbox::protocol::SetupFailure;
 use crate::sys::mount::{self, MountAttr, OpenTree};
 use nix::fcntl::AT_FDCWD;
@@ -38,20 +38,22 @@ pub fn create() -> Result<OwnedFd, SetupFailure> {
     })
 }
 
-/// Attaches it, covers what must not be read, and makes the whole of it read-only.
-///
-/// The whole, not `/proc/sys` alone: user id 0 owns the kernel's files, and when it changes the mode of one here, the mode changes in every
-/// `/proc` of the machine.
-pub fn attach_restricted(proc: &OwnedFd, plan: &SandboxPlan) -> Result<(), SetupFailure> {
+/// Attaches it, and covers what nobody may read.
+pub fn attach_masked(proc: &OwnedFd, basis: &Basis) -> Result<(), SetupFailure> {
     attach(proc, Path::new("/proc"), "attach /proc")?;
-    if plan.user_namespace {
+    if basis.user_namespace {
         // This namespace can have no child: the command cannot become root of one and reach more of the kernel.
         std::fs::write("/proc/sys/user/max_user_namespaces", "0")
             .map_err(because("forbid further user namespaces"))?;
     }
-    for name in MASKED {
-        mask(name)?;
-    }
+    MASKED.into_iter().try_for_each(mask)
+}
+
+/// Covers what only root may read, for root, and makes the whole of it read-only.
+///
+/// The whole, not `/proc/sys` alone: user id 0 owns the kernel's files, and when it changes the mode of one here, the mode changes in every
+/// `/proc` of the machine.
+pub fn restrict(proc: &OwnedFd, plan: &SandboxPlan) -> Result<(), SetupFailure> {
     if plan.user.uid == 0 {
         mask_what_only_root_may_read()?;
     }
