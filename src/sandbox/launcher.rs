@@ -8,9 +8,8 @@
 //! The keeper owns the empty table and does nothing else. For each order a thread copies that table, receives the order's
 //! descriptors into its copy and starts the process; whatever hangs there is the order's own.
 
-use crate::sys::descriptor_table::spawn_alone;
+use crate::sys::descriptor_table::{number, spawn_alone};
 use crate::sys::{packet, release, scm_rights};
-use command_fds::{CommandFdExt, FdMapping};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -122,7 +121,7 @@ fn start(
     started: &SyncSender<io::Result<Child>>,
 ) {
     let command = descriptors.and_then(|descriptors| command(program, descriptors));
-    let mut command = match command {
+    let (mut command, passed) = match command {
         Ok(command) => command,
         Err(error) => return drop(started.send(Err(error))),
     };
@@ -134,18 +133,17 @@ fn start(
         let _ = child.wait();
     }
     // Last, as it closes this table's copies of what was passed, which may take as long as it likes.
-    drop(command);
+    drop((command, passed));
 }
 
-fn command(program: Program, descriptors: Vec<OwnedFd>) -> io::Result<Command> {
-    let mut descriptors = descriptors.into_iter();
-    let mut next =
-        || descriptors.next().map(Stdio::from).ok_or(io::Error::other("too few descriptors"));
-    let (input, output, error) = (next()?, next()?, next()?);
-    let mappings = (program.first_descriptor..)
-        .zip(descriptors)
-        .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
-        .collect();
+/// The command, and what it finds open beside standard input, output and error: in this table the numbers are the command's already, so
+/// that nothing is left to do between fork and execve. Then the parent's memory is lent to the child instead of being copied
+/// (posix_spawn(3)): a copy of a daemon's tables takes a third of a millisecond, and every page that its threads then write to is
+/// copied as well.
+fn command(program: Program, descriptors: Vec<OwnedFd>) -> io::Result<(Command, Vec<OwnedFd>)> {
+    let mut passed = number(program.first_descriptor, descriptors, 3)?;
+    let mut next = || passed.pop().map(Stdio::from).ok_or(io::Error::other("too few descriptors"));
+    let (error, output, input) = (next()?, next()?, next()?);
     let mut command = Command::new(&program.path);
     command
         .args(&program.arguments)
@@ -153,10 +151,8 @@ fn command(program: Program, descriptors: Vec<OwnedFd>) -> io::Result<Command> {
         .current_dir("/")
         .stdin(input)
         .stdout(output)
-        .stderr(error)
-        .fd_mappings(mappings)
-        .map_err(io::Error::other)?;
-    Ok(command)
+        .stderr(error);
+    Ok((command, passed))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! number of the others names something else or nothing: whatever owns a descriptor must stay on the side where it was
 //! made. Between the two sides, descriptors go through a socket (`scm_rights`), as between processes.
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -41,6 +42,35 @@ fn separate(kept: RawFd) -> io::Result<OwnedFd> {
     close_between(libc::STDERR_FILENO + 1, kept - 1)?;
     close_between(kept + 1, RawFd::MAX)?;
     Ok(own)
+}
+
+/// Gives the descriptors from the `skipped`th on the numbers from `first` on, in their order, open over execve(2). The skipped ones come
+/// last in what is returned, with numbers above these and close-on-exec, as no other has.
+///
+/// For a thread with a table of its own, in which nothing else is open from `first` on: EBUSY where something is.
+pub fn number(first: RawFd, descriptors: Vec<OwnedFd>, skipped: usize) -> io::Result<Vec<OwnedFd>> {
+    let above = first + i32::try_from(descriptors.len()).map_err(io::Error::other)?;
+    let mut raised = descriptors
+        .into_iter()
+        .map(|given| duplicate(&given, FcntlArg::F_DUPFD_CLOEXEC(above)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let passed = raised.split_off(skipped.min(raised.len()));
+    let mut numbered = Vec::with_capacity(passed.len() + raised.len());
+    for (number, raised) in (first..).zip(passed) {
+        let copy = duplicate(&raised, FcntlArg::F_DUPFD(number))?;
+        if copy.as_raw_fd() != number {
+            return Err(nix::errno::Errno::EBUSY.into());
+        }
+        numbered.push(copy);
+    }
+    numbered.append(&mut raised);
+    Ok(numbered)
+}
+
+fn duplicate(descriptor: &OwnedFd, how: FcntlArg<'_>) -> io::Result<OwnedFd> {
+    let number = fcntl(descriptor, how)?;
+    // SAFETY: both commands that this is called with give a fresh descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// close_range(2), both ends included.
