@@ -2,6 +2,9 @@
 //!
 //! Every round measures each row once, the plain file system or the plain command beside ours, so that a busy machine
 //! disturbs both alike. Medians and the median of the rounds' ratios are printed; `docs/benchmarks.md` records them.
+//!
+//! With a running daemon, the start of a run is measured beside bubblewrap (Debian package bubblewrap). Before each of the single starts
+//! there is a pause, in which the daemon begins its next sandbox; the ten in a row have none.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -13,6 +16,16 @@ const BELLJAR: &str = env!("CARGO_BIN_EXE_belljar");
 const BELLJARD: &str = env!("CARGO_BIN_EXE_belljard");
 const FILES: usize = 1000;
 
+/// Starts in a row.
+const IN_A_ROW: usize = 10;
+
+/// Far longer than a daemon takes to begin a sandbox.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is nearest to a run in bubblewrap.
+const PEER: [&str; 9] =
+    ["--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "true"];
+
 /// A row: what is measured, plainly and through Belljar.
 struct Row {
     name: &'static str,
@@ -22,6 +35,8 @@ struct Row {
 
 struct Place {
     directory: tempfile::TempDir,
+    /// Sockets and mounts: on memory, as `/run` is on most machines.
+    runtime: tempfile::TempDir,
     round: usize,
 }
 
@@ -34,7 +49,7 @@ impl Place {
         let mut command = Command::new(program);
         command
             .env("BELLJAR_STATE_DIR", self.path("state"))
-            .env("BELLJAR_RUNTIME_DIR", self.path("runtime"))
+            .env("BELLJAR_RUNTIME_DIR", self.runtime.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         command
@@ -47,6 +62,18 @@ impl Place {
         directory
     }
 
+    /// `true` in a run with a writable directory and a secret, `times` in a row, in a workspace of this name or each in one of its own.
+    fn starts(&self, workspace: Option<&str>, times: usize) -> Duration {
+        let mount = format!("out={}", self.path("starts").display());
+        let options = workspace.into_iter().flat_map(|name| ["--workspace", name]);
+        let arguments: Vec<&str> = ["run", "--quiet", "--rw", &mount, "--secret", "KEY=value"]
+            .into_iter()
+            .chain(options)
+            .chain(["--", "true"])
+            .collect();
+        (0..times).map(|_| timed(self.command(BELLJAR).args(&arguments))).sum()
+    }
+
     /// `belljar run` of a shell script with a writable directory.
     fn run(&self, output: &Path, script: &str) -> Duration {
         let mount = format!("out={}", output.display());
@@ -55,6 +82,19 @@ impl Place {
                 .args(["run", "--quiet", "--rw", &mount, "--", "sh", "-c", script]),
         )
     }
+}
+
+/// `true` in bubblewrap, `times` in a row; `None` where there is none.
+fn peer(times: usize) -> Option<Duration> {
+    let start = Instant::now();
+    for _ in 0..times {
+        match Command::new("bwrap").args(PEER).stdin(Stdio::null()).status() {
+            Ok(status) => assert!(status.success(), "bwrap: {status}"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => panic!("bwrap: {error}"),
+        }
+    }
+    Some(start.elapsed())
 }
 
 fn timed(command: &mut Command) -> Duration {
@@ -75,10 +115,13 @@ fn main() {
     let rounds = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(9);
     // Beside the build, since /tmp may be memory and the disk is what is measured.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut place = Place { directory, round: 0 };
+    let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mut place = Place { directory, runtime, round: 0 };
     let mut rows = [
         "true, private daemon",
-        "true, running daemon",
+        "true, fresh workspace",
+        "true, workspace there",
+        "10 times true, there",
         "1000 small files",
         "256 MiB written",
         "256 MiB read",
@@ -107,10 +150,31 @@ fn main() {
     {
         std::thread::sleep(Duration::from_millis(20));
     }
+    fs::create_dir(place.path("starts")).unwrap();
+    // The row's index, the workspace, how often.
+    let starts = [(1, None, 1), (2, Some("w"), 1), (3, Some("w"), IN_A_ROW)];
+    for round in 0..=rounds {
+        for (row, workspace, times) in starts {
+            std::thread::sleep(PAUSE);
+            let Some(theirs) = peer(times) else {
+                if round == 0 && row == 1 {
+                    println!(
+                        "bwrap is not there, so that no start is compared: install the package bubblewrap"
+                    );
+                }
+                continue;
+            };
+            std::thread::sleep(PAUSE);
+            let ours = place.starts(workspace, times);
+            // The first round makes the workspace.
+            if round > 0 {
+                note(&mut rows[row], theirs, ours);
+            }
+        }
+    }
     for _ in 0..rounds {
         let output = place.fresh("out");
-        note(&mut rows[1], timed(&mut Command::new("true")), place.run(&output, "true"));
-        for (row, script) in [(2, small.as_str()), (3, write), (4, read)] {
+        for (row, script) in [(4, small.as_str()), (5, write), (6, read)] {
             let (plain, ours) = (output.join("plain"), output.join("ours"));
             for directory in [&plain, &ours] {
                 fs::create_dir_all(directory).unwrap();
@@ -128,7 +192,7 @@ fn main() {
     daemon.wait().unwrap();
 
     println!("{:24} {:>12} {:>12} {:>8}", "median of rounds", "plain", "belljar", "ratio");
-    for row in rows {
+    for row in rows.into_iter().filter(|row| !row.ours.is_empty()) {
         let mut ratios: Vec<f64> = row
             .plain
             .iter()
