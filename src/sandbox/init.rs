@@ -3,8 +3,8 @@
 //! Runs in this program executed anew, before any thread exists, so that general code may run on both sides of a fork. A step that
 //! fails reports its name to the daemon and ends the process; no later step runs, and no command does.
 //!
-//! In two halves, so that the first can be done before anybody wants a run: [`begin`] does what every run has alike and knows no
-//! plan; then the first process waits for one, and [`set_up`] does the rest.
+//! In two halves, so that the first can be done before anybody wants a run: `begin` does what every run has alike and knows no
+//! plan; then the first process waits for one, and `set_up` does the rest.
 //!
 //! Descriptors: 0 to 2 are nobody's, 3 is the basis, 4 the socket to the daemon, then what the basis says: the run's terminal, a root
 //! that was given; then the files through which cgroups are joined. With the plan come: the envelope, the command's 0 to 2, the

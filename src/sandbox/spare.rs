@@ -2,7 +2,7 @@
 //! nor for its namespaces nor for the part of the root file system that every run has alike.
 //!
 //! A spare knows nothing of a run: no plan, no secret, no workspace. It serves one run and is never used again. What the host
-//! lends was lent when it was begun; it is used only while the host would lend the same ([`survey`](super::rootfs::Survey)), and is
+//! lends was lent when it was begun; it is used only while the host would lend the same (`rootfs::Survey`), and is
 //! ended when that has changed. Whoever finds none begins a sandbox of his own, as if there were no spares.
 //!
 //! Threads: one makes spares and looks after the one that waits. Lock: `state`, never held while a spare is made, looked at or ended.
