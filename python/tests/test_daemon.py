@@ -168,6 +168,22 @@ def test_a_program_that_is_missing_is_said_by_name(monkeypatch: pytest.MonkeyPat
         Daemon(private=True).socket
 
 
+@pytest.mark.asyncio
+async def test_a_content_is_fetched_from_a_daemon_that_was_restarted_meanwhile(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    daemon = Daemon(served.socket)
+    manager, twin = ArtifactManager(daemon), belljar.sync.ArtifactManager(daemon)
+    await manager.register_artifact(Artifact("streamed", path=str(tmp_path / "x")))
+    for read in (lambda: asyncio.to_thread(twin.read_artifact, "streamed"), lambda: manager.read_artifact("streamed")):
+        assert await read() == b"x"
+        # What is kept of connections leads to one that is gone.
+        await manager.get_artifact("streamed")
+        await asyncio.to_thread(twin.get_artifact, "streamed")
+        served.stop()
+        served.start()
+        assert await read() == b"x"
+
+
 def test_the_users_own_daemon_is_found_before_the_systems(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BELLJAR_PYTHON_SOCKET", raising=False)
     monkeypatch.setenv("BELLJAR_RUNTIME_DIR", os.path.dirname(served.socket))

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -97,11 +97,14 @@ class AsyncTransport:
 
     async def exchange(self, call: Call) -> Answer:
         """One call, repeated where that is harmless."""
+        return await self._repeat(call, self._attempt)
+
+    async def _repeat(self, call: Call, attempt: Callable[[Call], Awaitable[T]]) -> T:
         attempts = Attempts(call, known=self.acquaintance.made)
         while True:
             try:
                 async with self._here().places:
-                    return await self._attempt(call)
+                    return await attempt(call)
             except Stopping as failure:
                 pause = attempts.pause_after(failure)
                 if pause is None:
@@ -197,8 +200,8 @@ class AsyncTransport:
             return True
 
     async def stream(self, call: Call) -> AsyncIterator[bytes]:
-        """The content of an answer, piece by piece."""
-        stream, head, _ = await self._request(call)
+        """The content of an answer, piece by piece. Repeated until it begins, and not from then on."""
+        stream, head, _ = await self._repeat(call, self._request)
         try:
             if not 200 <= head.status < 300:
                 raise refusal(head.status, await _read_all(stream.reader, head))

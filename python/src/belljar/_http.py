@@ -148,10 +148,13 @@ class Transport:
 
     def exchange(self, call: Call) -> Answer:
         """One call, repeated where that is harmless."""
+        return self._repeat(call, self._attempt)
+
+    def _repeat(self, call: Call, attempt: Callable[[Call], T]) -> T:
         attempts = Attempts(call, known=self.acquaintance.made)
         while True:
             try:
-                return self._attempt(call)
+                return attempt(call)
             except Stopping as failure:
                 pause = attempts.pause_after(failure)
                 if pause is None:
@@ -231,8 +234,8 @@ class Transport:
             return True
 
     def stream(self, call: Call) -> Iterator[bytes]:
-        """The content of an answer, piece by piece; over a connection of its own."""
-        connection, head, _ = self._request(call)
+        """The content of an answer, piece by piece; over a connection of its own. Repeated until it begins, not from then on."""
+        connection, head, _ = self._repeat(call, self._request)
         with contextlib.closing(connection):
             if not 200 <= head.status < 300:
                 raise refusal(head.status, connection.read(head))
