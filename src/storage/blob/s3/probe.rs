@@ -4,20 +4,30 @@
 //! again.
 
 use super::S3Store;
-use super::refusal::{Refusal, found};
+use super::refusal::{Broken, Refusal, found};
 use crate::storage::remote::{RemoteAbilities, RemoteError, RemoteFailure};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult};
 use uuid::Uuid;
 
 /// Where objects are that live for the time of a probe, below the prefix.
 const PROBES: &str = "probes";
 
+const PUT: &str = "put the object of a probe";
+
 impl S3Store {
     pub(super) async fn probe(&self) -> Result<RemoteAbilities, RemoteError> {
         let id = Uuid::new_v4();
         let key = Path::from(format!("{}{PROBES}/{id}", self.settings.prefix));
-        let outcome = self.try_out(&key, id).await;
+        let first = self.create(&key, format!("first {id}")).await;
+        let first = match first {
+            Err(error) if found::<Broken>(&error).is_some_and(Broken::is_before_any_request) => {
+                // Nothing is there to delete, and each further request would take as long to fail.
+                return Err(self.fail(PUT)(error));
+            }
+            tried => tried,
+        };
+        let outcome = self.try_out(&key, id, first).await;
         let deleted = self.prober.delete(&key).await;
         let abilities = outcome?;
         match deleted {
@@ -28,15 +38,23 @@ impl S3Store {
         }
     }
 
-    async fn try_out(&self, key: &Path, id: Uuid) -> Result<RemoteAbilities, RemoteError> {
-        let put = self.fail("put the object of a probe");
+    /// A put that is refused where an object is there.
+    async fn create(&self, key: &Path, text: String) -> Result<PutResult, object_store::Error> {
+        let payload = PutPayload::from(text);
+        self.prober.put_opts(key, payload, PutOptions::from(PutMode::Create)).await
+    }
+
+    /// `tried` is what came of the first put.
+    async fn try_out(
+        &self,
+        key: &Path,
+        id: Uuid,
+        tried: Result<PutResult, object_store::Error>,
+    ) -> Result<RemoteAbilities, RemoteError> {
+        let put = self.fail(PUT);
         let first = format!("first {id}");
-        let create = |text: &str| {
-            let payload = PutPayload::from(text.to_owned());
-            self.prober.put_opts(key, payload, PutOptions::from(PutMode::Create))
-        };
-        let refused = match create(&first).await {
-            Ok(_) => match create(&format!("second {id}")).await {
+        let refused = match tried {
+            Ok(_) => match self.create(key, format!("second {id}")).await {
                 Ok(_) => false,
                 Err(error) if found::<Refusal>(&error).is_some_and(Refusal::is_taken) => true,
                 Err(error) if found::<Refusal>(&error).is_some_and(|r| !r.may_pass()) => false,

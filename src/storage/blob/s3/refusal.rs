@@ -188,6 +188,14 @@ pub(super) enum Broken {
 }
 
 impl Broken {
+    /// Whether the server cannot have heard anything.
+    pub fn is_before_any_request(&self) -> bool {
+        match self {
+            Broken::Connect(_) | Broken::Tls(_) => true,
+            Broken::Stalled(_) | Broken::Interrupted(_) => false,
+        }
+    }
+
     fn explain(&self, place: &Place<'_>) -> (RemoteFailure, String) {
         let endpoint = place.endpoint;
         match self {
