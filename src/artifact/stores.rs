@@ -100,6 +100,15 @@ impl Artifacts {
         upstream.wait_until(deadline, || Ok(uploads.queued_until(&upstream.destination, now)? == 0))
     }
 
+    /// Has everything that waits tried again at once, because there are other keys.
+    pub fn retry_uploads(&self) -> Result<(), Error> {
+        if let Some(upstream) = &self.service().upstream {
+            self.service().catalog.uploads().hurry(&upstream.destination, Timestamp::now())?;
+            upstream.retry_now();
+        }
+        Ok(())
+    }
+
     /// Looks at a part of the remote store for contents that nobody names.
     pub fn collect(&self, request: &CollectRequest) -> Result<CollectReport, Error> {
         let upstream = self.upstream()?;

@@ -118,6 +118,12 @@ impl Upstream {
         }
     }
 
+    /// Ends the pause, because something may be different.
+    pub fn retry_now(&self) {
+        lock(&self.health).retry_at = None;
+        self.bell.ring();
+    }
+
     /// Uploads were settled.
     pub fn progress(&self) {
         *lock(&self.progress) += 1;

@@ -183,3 +183,17 @@ for line, header in [("GET /v1/artifacts", "belljar-backend: {id}\r\n"), ("GET /
     assert!(paths(&place, &[]).is_empty());
     assert!(place.stop_daemon(Signal::SIGTERM).success());
 }
+
+#[test]
+fn many_may_set_the_same_one_at_the_same_moment() {
+    let mut place = Place::new();
+    place.start_daemon();
+    let request = request(&place, "store");
+    std::thread::scope(|scope| {
+        let set = || (0..8).map(|_| add(&place, &request)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(set)).collect();
+        let ids = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        assert_eq!(ids.collect::<std::collections::BTreeSet<_>>().len(), 1);
+    });
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+}

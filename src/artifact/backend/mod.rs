@@ -246,8 +246,11 @@ impl Backends {
                 return Err(unusable(error));
             }
         };
+        // Somebody else may set the same one at the same moment.
+        let _opening = lock(&entry.opening);
         if let Some(bucket) = &opened.bucket {
             opening::give(bucket, &secrets).map_err(unusable)?;
+            opened.artifacts.retry_uploads()?;
         }
         self.write_down(&id, &definition)?;
         *lock(&entry.definition) = definition;
