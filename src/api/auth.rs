@@ -9,7 +9,7 @@ use super::gate::Peer;
 use crate::artifact::Artifacts;
 use crate::artifact::backend::Chosen;
 use crate::model::id::{BackendId, WorkspaceId};
-use crate::wire::backend::BACKEND_HEADER;
+use crate::wire::backend::{BACKEND_HEADER, CREDENTIALS_HEADER};
 use crate::workspace::{Actor, RunScope};
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
@@ -94,9 +94,15 @@ async fn backend(parts: &Parts, api: &Api, uid: u32) -> Result<Option<Chosen>, A
         .map_err(|_| ApiError::invalid(format!("the header {BACKEND_HEADER} is no backend's id")))?
         .parse()
         .map_err(|error| ApiError::invalid(format!("the header {BACKEND_HEADER}: {error}")))?;
-    if let Some(chosen) = api.backends.find(uid, &id) {
-        return Ok(Some(chosen));
+    let chosen = match api.backends.find(uid, &id) {
+        Some(chosen) => chosen,
+        None => {
+            let backends = api.backends.clone();
+            api.wait(move |_| backends.reopen(uid, &id)).await??
+        }
+    };
+    if parts.headers.contains_key(CREDENTIALS_HEADER) {
+        api.backends.must_have_keys(&chosen.id)?;
     }
-    let backends = api.backends.clone();
-    Ok(Some(api.wait(move |_| backends.reopen(uid, &id)).await??))
+    Ok(Some(chosen))
 }

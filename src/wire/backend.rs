@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 /// The header of a request that is about artifacts of a backend, and not of the daemon's own place.
 pub const BACKEND_HEADER: &str = "belljar-backend";
 
+/// Beside [`BACKEND_HEADER`]: the client holds the backend's keys. A daemon to which they were given before it was restarted then
+/// answers `backend-not-open` instead of letting uploads wait for them, so that the client gives them again.
+pub const CREDENTIALS_HEADER: &str = "belljar-backend-credentials";
+
 /// Body of `PUT /v1/storage/backend`. Which fields there may be depends on `kind`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

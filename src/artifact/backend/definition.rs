@@ -214,6 +214,14 @@ impl Definition {
         }
     }
 
+    /// Whether its owner gave keys for a bucket.
+    pub fn has_keys_given(&self) -> bool {
+        match self.place {
+            Place::S3 { credentials_given, .. } => credentials_given,
+            Place::Local { .. } | Place::Database { .. } => false,
+        }
+    }
+
     /// The directory for contents, unless they are among the daemon's own things.
     pub fn directory(&self) -> Option<&Path> {
         match &self.place {

@@ -301,6 +301,18 @@ impl Backends {
         Ok(Chosen { id: id.clone(), artifacts: opened.artifacts })
     }
 
+    /// Refuses where keys were given to an earlier daemon and not to this one; for clients that can give them again.
+    pub fn must_have_keys(&self, id: &BackendId) -> Result<(), Error> {
+        let Some(entry) = lock(&self.0.known).get(id).cloned() else { return Ok(()) };
+        let given = lock(&entry.definition).has_keys_given();
+        let bucket = entry.opened().and_then(|opened| opened.bucket);
+        if given && bucket.is_some_and(|bucket| !bucket.has_credentials_given()) {
+            let why = "its keys were in the memory of an earlier daemon".to_owned();
+            return Err(Error::BackendClosed { id: id.clone(), why });
+        }
+        Ok(())
+    }
+
     /// Those of a user, or of everybody.
     pub fn list(&self, owner: Option<u32>) -> Vec<Backend> {
         for definition in self.on_disk() {

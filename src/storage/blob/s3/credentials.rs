@@ -133,6 +133,11 @@ impl Provider {
         Ok(())
     }
 
+    /// Whether some were given to this process.
+    pub fn is_given(&self) -> bool {
+        self.given.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Where the credentials are from that a request is signed with.
     pub fn from(&self) -> &str {
         match *self.given.read().unwrap_or_else(PoisonError::into_inner) {

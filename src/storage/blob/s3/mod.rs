@@ -149,6 +149,11 @@ impl S3Store {
         })
     }
 
+    /// Whether this process was given credentials at run time.
+    pub fn has_credentials_given(&self) -> bool {
+        self.provider.is_given()
+    }
+
     /// Signs with these from the next request on, instead of what the settings say; `None` goes back to that.
     pub fn give_credentials(&self, credentials: Option<&Credentials>) -> Result<(), RemoteError> {
         self.provider.give(credentials).map_err(|refusal::NoCredentials(reason)| {
