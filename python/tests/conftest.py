@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+from servers import PROJECT, Moto, Postgres
+
 SOURCES = PROJECT / "python" / "src"
 
 pytest_plugins = ["pytester"]
@@ -48,12 +49,20 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 def python(tmp_path: Path) -> Python:
     """Runs a program in a fresh interpreter with this package."""
 
-    def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        program: str, *arguments: str, env: dict[str, str] | None = None, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(program))
         environment = {**os.environ, "PYTHONPATH": str(SOURCES), **(env or {})}
         return subprocess.run(
-            [sys.executable, str(path), *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, str(path), *arguments],
+            env=environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     return run
@@ -104,6 +113,21 @@ def served(tmp_path: Path) -> Iterator[Served]:
     daemon.stop()
     for at in mounts_below(tmp_path):
         subprocess.run(["umount", "--lazy", at], check=False)
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[Moto]:
+    """An S3 server that checks signatures."""
+    server = Moto()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.stop()
 
 
 def mounts_below(place: Path) -> list[str]:

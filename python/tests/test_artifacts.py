@@ -19,7 +19,6 @@ from belljar import (
     ArtifactQuery,
     ArtifactState,
     ArtifactVersion,
-    LocalStorageBackend,
     Workspace,
     errors,
 )
@@ -357,14 +356,6 @@ async def test_what_is_said_can_be_changed_and_a_pin_protects(artifacts: Artifac
     with pytest.raises(errors.ArtifactPinned):
         await artifacts.delete_artifact("changed_one")
     assert not (await artifacts.pin_artifact("changed_one", pinned=False)).pinned
-
-
-async def test_a_backend_that_the_daemon_does_not_offer_is_said_by_name(artifacts: ArtifactManager, tmp_path: Path) -> None:
-    with pytest.raises(errors.BackendUnavailable, match="offers no local storage") as caught:
-        artifacts.set_backend(LocalStorageBackend(str(tmp_path)))
-    assert caught.value.code == "backend-unavailable"
-    with pytest.raises(TypeError):
-        artifacts.set_backend("local")  # type: ignore[arg-type]
 
 
 async def test_the_manager_is_one_for_the_process_and_its_twin_has_the_same_names(artifacts: ArtifactManager) -> None:

@@ -15,6 +15,7 @@ import inspect
 import logging
 import os
 import re
+import shutil
 import sys
 import types
 import zlib
@@ -27,8 +28,9 @@ import pytest
 
 import belljar
 import belljar.spark
-from belljar import Artifact, ArtifactManager, ArtifactQuery, ArtifactState, Client, Workspace, errors
+from belljar import Artifact, ArtifactManager, ArtifactQuery, ArtifactState, Client, Workspace
 from belljar.pytest_plugin import isolated
+from servers import Moto, Postgres
 
 SPECIFICATION = os.environ.get("BELLJAR_SPEC")
 _TEXT = Path(SPECIFICATION).read_text() if SPECIFICATION else ""
@@ -314,15 +316,70 @@ async def test_automatic_cleanup(tmp_path: Path, manager: ArtifactManager, capsy
     assert len(await manager.query_artifacts()) == 100
 
 
-@pytest.mark.parametrize("heading", ["LocalStorageBackend", "S3StorageBackend", "DatabaseStorageBackend"])
-async def test_storage_backends(heading: str) -> None:
-    # The daemon may not offer storage backends; it is said by name then, and nothing is kept elsewhere in secret.
+@pytest.fixture
+def spark_directory() -> Iterator[Path]:
+    """The directory of the examples on backends: theirs alone, and removed again."""
+    path = Path("/var/lib/spark")
+    assert not path.exists(), f"{path} is there already, and the examples keep artifacts there: remove it"
+    yield path / "artifacts"
+    shutil.rmtree(path, ignore_errors=True)
+
+
+async def kept(manager: ArtifactManager, place: Path) -> Artifact:
+    """An artifact from inside of a workspace, and one from outside, in the backend that is set; answers the latter."""
+    place.mkdir(exist_ok=True)
+    (place / "outside.txt").write_text("outside")
+    async with Workspace("kept", [belljar.MountPoint("output", str(place / "out"), "rw")]) as workspace:
+        Path(workspace.get_mount("output"), "inside.txt").write_text("inside")
+        registered = await manager.register_artifact(Artifact("outside", "text", str(place / "outside.txt")))
+        assert await manager.sync("kept")
+    found = await manager.query_artifacts()
+    assert sorted(str(a.workspace_path) for a in found) == [str(place / "outside.txt"), "/workspace/output/inside.txt"]
+    (place / "outside.txt").unlink()
+    assert Path(str((await manager.get_artifact("outside")).path)).read_text() == "outside"
+    assert await ArtifactManager().query_artifacts() == [], "there is nothing in the daemon's own place"
+    return registered
+
+
+def contents(directory: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (directory / "blobs").rglob("*") if path.is_file()}
+
+
+async def test_artifacts_in_a_directory(manager: ArtifactManager, spark_directory: Path, tmp_path: Path) -> None:
+    names = await run("LocalStorageBackend", 0, Names())
+    assert names["manager"].backend is names["backend"]
+    await kept(manager, tmp_path / "files")
+    assert contents(spark_directory) == {b"inside", b"outside"}
+
+
+async def test_artifacts_in_s3(manager: ArtifactManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The example's keys are nobody's, so this server takes any; test_backends.py has one that checks signatures.
+    server = Moto(("spark-artifacts",), checks=False)
     try:
-        names = await run(heading, 0, Names())
-    except errors.BackendUnavailable as error:
-        assert "storage" in error.detail
-        return
-    assert names["manager"]._backend is names["backend"]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        names = await run("S3StorageBackend", 0, Names())
+        assert names["backend"].endpoint == server.endpoint
+        await kept(manager, tmp_path / "files")
+        assert await manager.wait_uploaded()
+        assert len(server.objects("spark-artifacts", "production/")) == 2
+    finally:
+        server.stop()
+
+
+async def test_artifacts_in_a_database(
+    manager: ArtifactManager, spark_directory: Path, database_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database_server.port != 5432:
+        # Another server has the port of the example, so that here alone an example is not run as it is written.
+        (block,) = BLOCKS["DatabaseStorageBackend"]
+        elsewhere = block.replace("@localhost/", f"@localhost:{database_server.port}/")
+        assert elsewhere != block
+        monkeypatch.setitem(BLOCKS, "DatabaseStorageBackend", [elsewhere])
+    names = await run("DatabaseStorageBackend", 0, Names())
+    assert names["backend"].id
+    registered = await kept(manager, tmp_path / "files")
+    assert contents(spark_directory) == {b"inside", b"outside"}
+    assert database_server.query("spark", f"SELECT count(*) FROM belljar.artifact WHERE id::text = '{registered.id}'") == "1"
 
 
 async def test_metadata_fields() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
 import random
 import socket
@@ -126,6 +127,10 @@ def test_a_query_pushes_to_the_daemon_what_the_daemon_can_decide() -> None:
             "s3cr3t",
         ),
         (lambda: DatabaseStorageBackend("postgresql://user:pass@host/db?x=pass", "/files"), "user:***@host", "pass"),
+        (lambda: DatabaseStorageBackend("postgresql://user:pa/ss@host/db", "/files"), "postgresql://***", "ss@"),
+        (lambda: DatabaseStorageBackend("postgresql://user:pa#ss@host/db", "/files"), "postgresql://***", "pa#"),
+        (lambda: DatabaseStorageBackend("postgresql://user:pass", "/files"), "postgresql://***", "pass"),
+        (lambda: DatabaseStorageBackend("postgresql://user@host:1/db", "/f"), "'postgresql://user@host:1/db'", "hidden"),
         (lambda: LocalStorageBackend("/a"), "base_path='/a'", "hidden"),
     ],
 )
@@ -145,6 +150,7 @@ def test_a_backend_shows_no_credentials_and_sends_them(make, shown: str, hidden:
         (lambda: S3StorageBackend("b", credentials={"key": "x"}), "unknown keys key"),
         (lambda: S3StorageBackend("b", credentials={"access_key_id": "x"}), "together"),
         (lambda: DatabaseStorageBackend("oracle://x", "/f"), "oracle"),
+        (lambda: DatabaseStorageBackend("sqlite:///x", "/f"), "LocalStorageBackend"),
         (lambda: DatabaseStorageBackend("postgresql://x", "f"), "relative"),
         (lambda: CleanupPolicy(max_age_days=-1).criteria(), "negative"),
     ],
@@ -152,6 +158,44 @@ def test_a_backend_shows_no_credentials_and_sends_them(make, shown: str, hidden:
 def test_a_backend_or_policy_that_means_nothing_is_refused(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_what_is_not_said_of_a_bucket_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    assert S3StorageBackend("b").to_wire() == {"kind": "s3", "bucket": "b", "prefix": ""}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    assert not S3StorageBackend("b").has_keys, "half of a pair is none"
+    for name, value in {
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+        "AWS_ENDPOINT_URL": "http://all",
+        "AWS_DEFAULT_REGION": "default",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = S3StorageBackend("b").to_wire()
+    assert found["credentials"] == {"access_key_id": "AKIA", "secret_access_key": "s3cr3t"}
+    assert (found["endpoint"], found["region"]) == ("http://all", "default")
+    for name, value in {"AWS_SESSION_TOKEN": "t", "AWS_ENDPOINT_URL_S3": "http://s3", "AWS_REGION": "own"}.items():
+        monkeypatch.setenv(name, value)
+    found = S3StorageBackend("b").to_wire()
+    assert (found["endpoint"], found["region"], found["credentials"]["session_token"]) == ("http://s3", "own", "t")
+    keys = {"access_key_id": "other", "secret_access_key": "other"}
+    said = S3StorageBackend("b", "", "here", keys, endpoint="http://said", allow_http=True).to_wire()
+    assert (said["endpoint"], said["region"], said["credentials"], said["allow_http"]) == ("http://said", "here", keys, True)
+
+
+def test_a_backend_with_credentials_is_in_no_pickle() -> None:
+    for backend in (
+        S3StorageBackend("b", credentials={"access_key_id": "a", "secret_access_key": "s3cr3t"}),
+        DatabaseStorageBackend("postgresql://user:s3cr3t@host/db", "/files"),
+        DatabaseStorageBackend("postgresql://user@host/db?password=s3cr3t", "/files"),
+        DatabaseStorageBackend("postgresql://user:s3/cr3t@host/db", "/files"),
+    ):
+        with pytest.raises(TypeError, match="cannot be pickled") as caught:
+            pickle.dumps(backend)
+        assert "s3cr3t" not in str(caught.value)
+    for plain in (LocalStorageBackend("/a"), DatabaseStorageBackend("postgresql://user@host/db", "/files")):
+        assert repr(pickle.loads(pickle.dumps(plain))) == repr(plain)
 
 
 def test_a_policy_says_only_what_was_said() -> None:

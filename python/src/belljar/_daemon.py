@@ -133,11 +133,17 @@ def set_default(daemon: Daemon | None) -> None:
     _default = daemon
 
 
+def is_unused() -> bool:
+    """Whether this process has talked to no daemon by itself yet."""
+    return _default is None or _default._blocking is None
+
+
 def at(socket: str) -> Daemon:
     """The daemon at a socket. A process that has talked to none yet talks to this one from here on."""
     global _default
     with _default_lock:
-        if _default is None or _default._blocking is None:
+        if is_unused():
             _default = Daemon(socket)
             return _default
+        assert _default is not None
         return _default if _default.socket == socket else Daemon(socket)

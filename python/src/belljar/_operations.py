@@ -211,4 +211,13 @@ def set_backend(request: Wire) -> Operation[Wire]:
             f"{error.detail!r}; use a daemon that offers storage backends, or leave set_backend out",
             status=error.status,
         ) from error
-    return answer.object() if answer.body else {}
+    return answer.object()
+
+
+def storage() -> Operation[Wire]:
+    return (yield Call("GET", "/v1/storage")).object()
+
+
+def wait_uploaded(timeout: float) -> Operation[Wire]:
+    body = {"timeout_ms": int(timeout * 1000), "wait_upload": True}
+    return (yield Call("POST", "/v1/artifacts/sync", body, timeout=timeout + 30)).object()

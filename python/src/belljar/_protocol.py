@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -37,6 +37,10 @@ class Call:
     #: Keep the companion connection and hand it over in the answer.
     keep_leash: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def with_headers(call: Call, headers: Mapping[str, str]) -> Call:
+    return replace(call, headers={**call.headers, **headers})
 
 
 @dataclass

@@ -86,6 +86,11 @@ class Registrar:
                 self.flush()
         return Registration(entry)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was taken is sent."""
+        return self._queue.unfinished == 0
+
     def _is_served(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 

@@ -130,6 +130,12 @@ class InvalidExpression(InvalidRequest):
     code = "invalid-expression"
 
 
+class BackendRefused(InvalidRequest):
+    """A storage backend cannot be what was asked for, and asking again will not help."""
+
+    code = "backend-refused"
+
+
 class Forbidden(ApiError):
     status = 403
     code = "forbidden"
@@ -170,6 +176,10 @@ class PlanNotFound(NotFound):
 
 class PolicyNotFound(NotFound):
     code = "policy-not-found"
+
+
+class BackendNotFound(NotFound):
+    code = "backend-not-found"
 
 
 class NoSuchRoute(NotFound):
@@ -217,6 +227,16 @@ class ArtifactPinned(Conflict):
 
 class FileChanging(Conflict):
     code = "changing"
+
+
+class BackendNotOpen(Conflict):
+    """The daemon does not have what it needs for a storage backend, such as its password."""
+
+    code = "backend-not-open"
+
+
+class NoRemoteStore(Conflict):
+    code = "no-remote-store"
 
 
 class Gone(ApiError):
@@ -274,6 +294,13 @@ class InternalError(ApiError):
     code = "internal"
 
 
+class BackendUnavailable(ApiError):
+    """A storage backend cannot be reached, or does not let this user in; or the daemon offers none (status 404)."""
+
+    status = 502
+    code = "backend-unavailable"
+
+
 class Unavailable(ApiError):
     status = 503
     code = "unavailable"
@@ -286,10 +313,3 @@ class QueryTooSlow(Unavailable):
 class DiskFull(ApiError):
     status = 507
     code = "disk-full"
-
-
-class BackendUnavailable(ApiError):
-    """The daemon does not offer the storage that was asked for."""
-
-    status = 404
-    code = "backend-unavailable"

@@ -7,20 +7,22 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
-from . import _context, _daemon
+from . import _context, _daemon, _directed
 from . import _operations as operations
 from ._copies import Copies, fetch
 from ._daemon import Daemon
+from ._directed import Directed
 from ._entry import Entry, Registration, Registrations
 from ._registrar import Registrar, open_file
 from .artifact import Artifact, ArtifactList, ArtifactState, ArtifactVersion
 from .backends import StorageBackend
 from .cleanup import CleanupPolicy, CleanupResult, before, days
-from .errors import ArtifactPinned, Conflict, Gone, NotFound
+from .errors import ArtifactPinned, BackendNotFound, BackendNotOpen, Conflict, Forbidden, Gone, NotFound
 from .query import ArtifactQuery, apply_filter
 
 
@@ -28,19 +30,43 @@ class Artifacts:
     """What both managers share: preparing requests and understanding answers."""
 
     def __init__(self, daemon: Daemon | None = None) -> None:
-        self._daemon_given = daemon
+        #: None looks for one when it is needed.
+        self._daemon_given = daemon.base if isinstance(daemon, Directed) else daemon
+        self._directed = daemon if isinstance(daemon, Directed) else None
         self._copies_of: tuple[Daemon, Copies, Registrar] | None = None
+        #: Of the places where artifacts were registered before.
+        self._earlier: list[Registrar] = []
         self._policy: CleanupPolicy | None = None
-        self._backend: StorageBackend | None = None
 
     @property
     def daemon(self) -> Daemon:
+        """The daemon, asked about the backend if one is set."""
+        return self._place or self._base
+
+    @property
+    def _base(self) -> Daemon:
         return self._daemon_given or _daemon.default()
+
+    @property
+    def _place(self) -> Directed | None:
+        return _directed.chosen() if self._is_of_the_process else self._directed
+
+    @property
+    def _is_of_the_process(self) -> bool:
+        return self is getattr(type(self), "_instance", None)
+
+    @property
+    def backend(self) -> StorageBackend | None:
+        """The backend that is set; None is the daemon's own place, or a backend that only another process knows."""
+        place = self._place
+        return place.definition if place is not None else None
 
     def _parts(self) -> tuple[Daemon, Copies, Registrar]:
         daemon = self.daemon
         found = self._copies_of
         if found is None or found[0] is not daemon:
+            if found is not None:
+                self._earlier = [registrar for registrar in (*self._earlier, found[2]) if not registrar.is_idle]
             copies = Copies(daemon)
             found = self._copies_of = (daemon, copies, Registrar(daemon, copies.open))
         return found
@@ -97,14 +123,39 @@ class Artifacts:
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Waits until everything that was registered is durable; false when that took longer than ``timeout`` seconds."""
-        return self._parts()[2].flush(timeout)
+        deadline = time.monotonic() + timeout
+        current = self._parts()[2]
+        # All of them, also when one has taken all the time: each says what was left.
+        flushed = [registrar.flush(max(0.0, deadline - time.monotonic())) for registrar in (*self._earlier, current)]
+        return all(flushed)
 
-    def set_backend(self, backend: StorageBackend) -> None:
-        """Has the daemon keep artifacts elsewhere. `BackendUnavailable` when it does not offer that."""
-        if not isinstance(backend, StorageBackend):
+    def set_backend(self, backend: StorageBackend | None) -> None:
+        """Has the daemon keep artifacts elsewhere: from here on everything of this manager is about that place.
+
+        None goes back to the daemon's own. On the manager of the process it is also where the artifacts of workspaces are kept
+        that are mounted from here on. What was registered before goes where it was meant to. `BackendRefused` and
+        `BackendUnavailable` leave everything as it was.
+        """
+        if backend is not None and not isinstance(backend, StorageBackend):
             raise TypeError(f"{type(backend).__name__} is no storage backend: use Local-, S3- or DatabaseStorageBackend")
-        self.daemon.drive(operations.set_backend(backend.to_wire()))
-        self._backend = backend
+        if backend is not None and self._base.is_scoped:
+            raise Forbidden(
+                "this process runs in a sandbox, and its artifacts are kept where its workspace's are: set the backend outside",
+                status=403,
+            )
+        self._direct(_directed.opened(self._base, backend) if backend is not None else None)
+
+    def _direct(self, directed: Directed | None) -> None:
+        if self._is_of_the_process:
+            _directed.choose(directed)
+        else:
+            self._directed = directed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels as a reference: keys and passwords stay in this process and in the daemon."""
+        place = self._place
+        backend_id = place.backend_id if place is not None else None
+        return _manager_of, (type(self), self._is_of_the_process, self.daemon.socket, backend_id, self._policy)
 
     def set_cleanup_policy(self, policy: CleanupPolicy, *, every: float | None = None, name: str = "python") -> None:
         """The policy of `cleanup_artifacts`. With ``every`` (seconds) the daemon keeps it by itself too, as policy ``name``."""
@@ -144,6 +195,24 @@ class Artifacts:
         return operations.update_artifact(artifact_id, {"state": str(state)})
 
 
+def _manager_of(
+    kind: type[Artifacts], is_of_the_process: bool, socket: str, backend_id: str | None, policy: CleanupPolicy | None
+) -> Artifacts:
+    """A manager that came from another process: this process's own where that is about the same place."""
+    if _daemon.inside() is not None:
+        # Another socket is not there, and the run's own is.
+        manager = kind()
+    elif is_of_the_process:
+        daemon = _directed.adopt(socket, backend_id)
+        own: Artifacts = kind.get_instance()  # type: ignore[attr-defined]
+        manager = own if _directed.is_same_place(own.daemon, daemon) else kind(daemon)
+    else:
+        manager = kind(_directed.named(_daemon.at(socket), backend_id))
+    if policy is not None:
+        manager._policy = policy
+    return manager
+
+
 def _open_registered(raw: Mapping[str, Any]) -> int | None:
     return open_file(str(raw.get("host_path") or raw.get("path")))
 
@@ -180,6 +249,9 @@ _ENCODER = json.JSONEncoder(default=_plain_value, allow_nan=False)
 
 #: What stands in the way of deleting one artifact without being a failure of the clean-up.
 SPARED = (ArtifactPinned, Conflict, NotFound, Gone)
+
+#: What is a failure although it is of those classes: nothing can be deleted.
+NOT_SPARED = (BackendNotFound, BackendNotOpen)
 
 
 class ArtifactManager(Artifacts):
@@ -289,6 +361,16 @@ class ArtifactManager(Artifacts):
         outcome = await self.daemon.drive_async(operations.sync(workspace_id, timeout))
         return flushed and bool(outcome["complete"])
 
+    async def storage_status(self) -> dict[str, Any]:
+        """How uploads are doing, and whether the bucket is reached."""
+        return await self.daemon.drive_async(operations.storage())
+
+    async def wait_uploaded(self, timeout: float = 60.0) -> bool:
+        """Waits until all contents are in the bucket. `NoRemoteStore` where they are kept in none."""
+        flushed = await asyncio.to_thread(self.flush, timeout)
+        outcome = await self.daemon.drive_async(operations.wait_uploaded(timeout))
+        return flushed and bool(outcome["complete"]) and bool(outcome["uploaded"])
+
     async def _clean(self, criteria: Mapping[str, Any]) -> CleanupResult:
         await asyncio.to_thread(self.flush)
         return CleanupResult.of_plans(await self.daemon.drive_async(operations.clean_up(criteria)))
@@ -320,6 +402,8 @@ class ArtifactManager(Artifacts):
             try:
                 await self.daemon.drive_async(operations.delete_artifact(str(artifact.id)))
                 deleted += 1
+            except NOT_SPARED:
+                raise
             except SPARED:
                 skipped += 1
         return CleanupResult.of(deleted, skipped=skipped)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from . import _daemon
+from . import _daemon, _directed
 from ._daemon import Daemon
 from .manager import ArtifactManager
 from .workspace import MountPoint, Workspace
@@ -42,9 +42,10 @@ def isolated(place: Path) -> Iterator[Daemon]:
     }
     before = {name: os.environ.get(name) for name in names}
     _set(names)
-    known = _daemon._default
+    known, chosen = _daemon._default, _directed.chosen()
     daemon = Daemon(private=True)
     _daemon.set_default(daemon)
+    _directed.choose(None)
     try:
         # Started now, while the variables say where.
         _ = daemon.socket
@@ -53,6 +54,7 @@ def isolated(place: Path) -> Iterator[Daemon]:
         ArtifactManager.get_instance().flush()
         daemon.stop()
         _daemon.set_default(known)
+        _directed.choose(chosen)
         _set(before)
 
 

@@ -126,6 +126,7 @@ class Run:
         self._leash = leash
         self._outputs = outputs
         self._command = command
+        self._artifacts = workspace.artifacts
         self.run_id = str(started["run_id"])
         self.workspace_id = str(started["workspace_id"])
         self._result: RunResult | None = None
@@ -169,9 +170,7 @@ class Run:
         for output in self._outputs:
             if output.failure is not None:
                 raise output.failure
-        from .manager import ArtifactManager
-
-        opener = ArtifactManager.get_instance()._parts()[1].open
+        opener = self._artifacts._parts()[1].open
         return RunResult(
             run_id=self.run_id,
             workspace_id=self.workspace_id,

@@ -12,7 +12,7 @@ from . import _operations as operations
 from ._copies import fetch
 from .artifact import Artifact, ArtifactList, ArtifactState, ArtifactVersion
 from .cleanup import CleanupPolicy, CleanupResult, before
-from .manager import FILTERED, SPARED, Artifacts, absolute, by_type, describe, page_of
+from .manager import FILTERED, NOT_SPARED, SPARED, Artifacts, absolute, by_type, describe, page_of
 from .query import ArtifactQuery, apply_filter
 
 
@@ -106,6 +106,14 @@ class ArtifactManager(Artifacts):
         flushed = self.flush(timeout)
         return bool(self.daemon.drive(operations.sync(workspace_id, timeout))["complete"]) and flushed
 
+    def storage_status(self) -> dict[str, Any]:
+        return self.daemon.drive(operations.storage())
+
+    def wait_uploaded(self, timeout: float = 60.0) -> bool:
+        flushed = self.flush(timeout)
+        outcome = self.daemon.drive(operations.wait_uploaded(timeout))
+        return flushed and bool(outcome["complete"]) and bool(outcome["uploaded"])
+
     def _clean(self, criteria: Mapping[str, Any]) -> CleanupResult:
         self.flush()
         return CleanupResult.of_plans(self.daemon.drive(operations.clean_up(criteria)))
@@ -130,6 +138,8 @@ class ArtifactManager(Artifacts):
             try:
                 self.daemon.drive(operations.delete_artifact(str(artifact.id)))
                 deleted += 1
+            except NOT_SPARED:
+                raise
             except SPARED:
                 skipped += 1
         return CleanupResult.of(deleted, skipped=skipped)

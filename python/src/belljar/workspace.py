@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import _daemon, _exit, _mounted
+from . import _daemon, _directed, _exit, _mounted
 from . import _operations as operations
 from ._daemon import Daemon
 from ._lease import keeper
@@ -36,6 +36,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .manager import Artifacts
     from .run import Run, RunResult
 
 
@@ -128,7 +129,12 @@ class Workspace:
         *,
         keep: bool = False,
         daemon: Daemon | None = None,
+        artifacts: Artifacts | None = None,
     ) -> None:
+        """``artifacts`` is the manager whose backend its artifacts are kept in; without one it is the process's. It is asked when
+        the workspace is mounted, which stays there."""
+        if daemon is not None and artifacts is not None:
+            raise ValueError(f"workspace {workspace_id}: give a daemon or a manager, which has one")
         self._given_id = workspace_id is not None
         self.workspace_id = check_name("workspace id", workspace_id if workspace_id is not None else _fresh_id())
         self.mount_points: tuple[MountPoint, ...] = tuple(mount_points)
@@ -139,6 +145,9 @@ class Workspace:
         self.keep = keep
         self.policy = WorkspacePolicy()
         self._daemon_given = daemon
+        self._artifacts = artifacts
+        #: Where its artifacts are kept, while it is mounted.
+        self._place: Daemon | None = None
         self._secrets: dict[str, tuple[str | bytes, bool]] = {}
         self._env: dict[str, str] = {}
         #: Paths of the mount points while it is mounted; asked without the lock.
@@ -256,7 +265,8 @@ class Workspace:
                 # A lease is a connection that descriptors were sent over.
                 descriptors.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             operation = operations.create_workspace(request, descriptors, lease=not self.keep)
-            made, connection = self.daemon.drive(operation)
+            # One that is made again, because the daemon was restarted, stays where it was.
+            made, connection = (self._place or self._wanted_place()).drive(operation)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -271,6 +281,7 @@ class Workspace:
         root = self._visible(str(made["root"]))
         hold = self._hold
         hold.root, hold.connection, hold.pid = root, connection, os.getpid()
+        self._place = _directed.named(self.daemon, made.get("backend"))
         _mounted.add(root, self.workspace_id, {mount["name"]: mount["path"] for mount in made["mounts"]})
         self._paths = {mount["name"]: os.path.join(root, mount["name"]) for mount in made["mounts"]}
         if not self._is_attached:
@@ -284,6 +295,21 @@ class Workspace:
                     workspace._restore(connection)
 
             keeper.watch(connection, broken)
+
+    def _wanted_place(self) -> Daemon:
+        if self._artifacts is not None:
+            return self._artifacts.daemon
+        chosen = _directed.chosen()
+        return chosen if chosen is not None and chosen.socket == self.daemon.socket else self.daemon
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """A manager of the artifacts of this workspace, wherever they are kept; blocking if the one that was given is."""
+        from .manager import ArtifactManager
+
+        place = self._place or self._wanted_place()
+        manager = self._artifacts or ArtifactManager.get_instance()
+        return manager if _directed.is_same_place(manager.daemon, place) else type(manager)(place)
 
     def _visible(self, root: str) -> str:
         """The mount as this process sees it. A user's own daemon mounts in a namespace of its own, which is seen through it."""
@@ -460,6 +486,7 @@ class Workspace:
     def _give_up(self, *, wait: bool) -> None:
         with self._lock:
             self._paths = {}
+            self._place = None
             if self._is_attached:
                 self._forget_mount()
             self._hold.give_up(wait=wait)
@@ -516,6 +543,8 @@ class Workspace:
 
     @property
     def daemon(self) -> Daemon:
+        if self._artifacts is not None:
+            return self._artifacts._base
         return self._daemon_given or _daemon.default()
 
     def __repr__(self) -> str:
@@ -527,7 +556,8 @@ class Workspace:
     def __reduce__(self) -> tuple[Any, ...]:
         """Travels as a reference to the workspace in the daemon: the values of its secrets stay there."""
         self._open()
-        return _attached, (self.workspace_id, self.daemon.socket, self.mount_points)
+        backend_id = self._place.backend_id if isinstance(self._place, _directed.Directed) else None
+        return _attached, (self.workspace_id, self.daemon.socket, self.mount_points, backend_id)
 
     def _in_child(self) -> None:
         """In a forked child: the mount is the parent's and can be used; the lease is not ours."""
@@ -537,9 +567,12 @@ class Workspace:
             self._is_attached = True
 
 
-def _attached(workspace_id: str, socket: str, mount_points: tuple[MountPoint, ...]) -> Workspace:
+def _attached(workspace_id: str, socket: str, mount_points: tuple[MountPoint, ...], backend_id: str | None) -> Workspace:
+    daemon: Daemon | None = None
     # In a sandbox that socket is not there, and the run's own is.
-    daemon = _daemon.at(socket) if _daemon.inside() is None else None
+    if _daemon.inside() is None:
+        daemon = _directed.adopt(socket, backend_id)
+        daemon = daemon.base if isinstance(daemon, _directed.Directed) else daemon
     workspace = Workspace.attach(workspace_id, daemon=daemon)
     workspace.mount_points = mount_points
     return workspace
