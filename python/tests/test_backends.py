@@ -78,6 +78,11 @@ def mounted(tmp_path: Path, **options: Any) -> Workspace:
     return Workspace(f"back-{uuid.uuid4().hex[:12]}", [MountPoint("output", str(tmp_path / "out"), "rw")], **options)
 
 
+def wait_for_mount(workspace: Workspace) -> None:
+    """After its daemon was restarted."""
+    eventually("the workspace is mounted again", lambda: workspace.is_mounted and os.path.ismount(workspace.root))
+
+
 def write(workspace: Workspace, name: str, text: str) -> str:
     path = Path(workspace.get_mount("output"), name)
     path.write_text(text)
@@ -191,7 +196,7 @@ def test_a_daemon_that_is_killed_and_restarted_loses_nothing_and_asks_nobody(
             served.start()
     assert sorted(r.result(60).metadata["n"] for r in registrations) == list(range(NUMBERS))
     # The workspace is made again by itself, where it was.
-    eventually("the workspace is mounted again", lambda: workspace.is_mounted and os.path.ismount(workspace.root))
+    wait_for_mount(workspace)
     write(workspace, "after.txt", "after")
     assert manager.sync(workspace.workspace_id)
     found = manager.query_artifacts(workspace_id=workspace.workspace_id)
@@ -206,10 +211,11 @@ def test_a_daemon_that_is_killed_and_restarted_loses_nothing_and_asks_nobody(
     served.start()
     assert manager.read_artifact("n7") == b"7"
     # A workspace stays where it was mounted, also when it is made again, whatever was chosen meanwhile.
+    wait_for_mount(workspace)
     manager.set_backend(None)
     served.stop()
     served.start()
-    eventually("the workspace is mounted again", lambda: workspace.is_mounted and os.path.ismount(workspace.root))
+    wait_for_mount(workspace)
     write(workspace, "last.txt", "last")
     still = workspace.artifacts
     assert isinstance(still, belljar.sync.ArtifactManager) and still.backend is backend and still.sync(workspace.workspace_id)
@@ -249,11 +255,15 @@ async def test_the_managers_of_the_process_say_where_workspaces_keep_their_artif
     twin = belljar.sync.ArtifactManager.get_instance()
     before = mounted(tmp_path / "before")
     write(before, "old.txt", "old")
-    (tmp_path / "queued").write_text("queued")
-    queued = [home.register_artifact(Artifact(f"queued-{n}", path=str(tmp_path / "queued"))) for n in range(50)]
+    queued = []
+    for number in range(400):
+        (tmp_path / f"queued-{number}").write_text(str(number))
+        queued.append(home.register_artifact(Artifact(f"queued-{number}", path=str(tmp_path / f"queued-{number}"))))
     backend = LocalStorageBackend(tmp_path / "store")
     await asyncio.to_thread(twin.set_backend, backend)
     assert home.backend is twin.backend is backend
+    # What waited goes where it was meant to, and is waited for.
+    assert home.flush() and all(registration.done() for registration in queued)
     with before, mounted(tmp_path / "after") as after:
         write(before, "still.txt", "still")
         write(after, "new.txt", "new")
@@ -272,13 +282,13 @@ async def test_the_managers_of_the_process_say_where_workspaces_keep_their_artif
         assert after.artifacts is home and before.artifacts is not home
         home.set_backend(None)
         assert twin.backend is None
-        # Each stays where it was mounted; what waited before went where it was meant to.
+        # Each stays where it was mounted.
         write(after, "later.txt", "later")
         assert await home.sync() and home.flush()
         assert len(await names(home, workspace_id=before.workspace_id)) == 3
         assert await home.query_artifacts(workspace_id=after.workspace_id) == []
-        assert len([await q for q in queued]) == 50
-        assert (await home.get_artifact("queued-49")).version_number == 1
+        assert len([await q for q in queued]) == 400
+        assert (await home.get_artifact("queued-399")).version_number == 1
         assert await after.artifacts.sync(after.workspace_id)
         assert len(await after.artifacts.query_artifacts(workspace_id=after.workspace_id)) == 3
     with mounted(tmp_path / "again") as again:
@@ -387,7 +397,7 @@ def test_what_cannot_be_used_is_said_with_the_reason_and_without_a_secret(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     manager = belljar.sync.ArtifactManager(belljar_daemon)
-    manager.set_backend(kept := LocalStorageBackend(tmp_path / "kept"))
+    manager.set_backend(kept := LocalStorageBackend(tmp_path / "above" / "kept"))
     secret = "hunter22hunter22hunter22hunter22hunter22"
     wrong = {**bucket_server.credentials, "secret_access_key": secret}
     place = f"localhost:{database_server.port}"
@@ -427,7 +437,10 @@ def test_what_cannot_be_used_is_said_with_the_reason_and_without_a_secret(
         assert secret not in shown(caught.value, caplog) + repr(backend)
         assert (backend.id, manager.backend) == (None, kept)
     assert not (tmp_path / "missing").exists()
-    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o700
+    made = (tmp_path / "above" / "kept").stat()
+    assert made.st_mode & 0o777 == (tmp_path / "above").stat().st_mode & 0o777 == 0o700
+    # The daemon is told which directory is meant, and uses no other that may be there for it.
+    assert kept.request()["directory"] == {"device": made.st_dev, "inode": made.st_ino}
 
 
 def test_a_bucket_that_is_away_is_told_of_and_its_contents_can_be_read(
@@ -455,13 +468,19 @@ def test_a_backend_that_cannot_be_set_again_fails_the_call_and_is_not_passed_ove
     manager.set_backend(DatabaseStorageBackend(connection, tmp_path / "files"))
     (tmp_path / "x").write_text("x")
     manager.register_artifact(Artifact("x", path=str(tmp_path / "x"))).result(30)
-    database_server.query("postgres", f"ALTER ROLE {name}_user PASSWORD 'second'")
-    served.stop()
-    served.start()
+
+    def lose(_: Artifact) -> bool:
+        database_server.query("postgres", f"ALTER ROLE {name}_user PASSWORD 'second'")
+        served.stop()
+        served.start()
+        return True
+
+    # Not passed over as something that has gone already.
+    with pytest.raises(errors.BackendNotOpen, match="password authentication failed"):
+        manager.cleanup_artifacts_with_filter(lose)
     for call in (
         lambda: manager.get_artifact("x"),
         lambda: manager.register_artifact(Artifact("x", path=str(tmp_path / "x"))).result(30),
-        lambda: manager.cleanup_artifacts_with_filter(lambda a: True),
         lambda: b"".join(manager.daemon.stream(belljar.manager.operations.content("x"))),
     ):
         with pytest.raises(errors.BackendNotOpen, match="password authentication failed"):
