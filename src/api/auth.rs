@@ -89,6 +89,10 @@ impl FromRequestParts<Api> for Caller {
 /// The backend that the request names, opened if it has to be.
 async fn backend(parts: &Parts, api: &Api, uid: u32) -> Result<Option<Chosen>, ApiError> {
     let Some(named) = parts.headers.get(BACKEND_HEADER) else { return Ok(None) };
+    // By these a backend that is not open is opened and seen.
+    if matches!(parts.uri.path(), "/v1/storage/backend" | "/v1/storage/backends" | "/v1/daemon") {
+        return Ok(None);
+    }
     let id: BackendId = named
         .to_str()
         .map_err(|_| ApiError::invalid(format!("the header {BACKEND_HEADER} is no backend's id")))?

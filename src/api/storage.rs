@@ -38,9 +38,9 @@ pub async fn set_backend(
     caller: Caller,
     Body(request): Body<BackendRequest>,
 ) -> Result<Json<Backend>, ApiError> {
-    let (uid, gid) = (caller.actor.uid, caller.actor.gid);
+    let uid = caller.actor.uid;
     let backends = api.backends.clone();
-    Ok(Json(api.wait(move |_| backends.set(uid, gid, request)).await??))
+    Ok(Json(api.wait(move |_| backends.set(uid, request)).await??))
 }
 
 /// The caller's own; root sees everybody's.

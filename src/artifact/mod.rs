@@ -67,12 +67,11 @@ pub use recovery::{InstanceRecord, Recovered};
 pub use scan::{ScanError, Scanned};
 pub use schedule::{DrainScope, Drained};
 pub use secrets::SecretSource;
-pub use settings::{ContentsAt, Settings};
+pub use settings::Settings;
 
 use crate::model::artifact::ScanPolicy;
 use crate::model::id::{MountName, RunId, WorkspaceId};
 use crate::storage::blob::local::LocalBlobs;
-use crate::storage::blob::owned::OwnedBlobs;
 use crate::storage::catalog::postgres::{PostgresCatalog, PostgresSettings};
 use crate::storage::catalog::sqlite::SqliteCatalog;
 use crate::storage::upload::Destination;
@@ -236,20 +235,11 @@ impl Artifacts {
             Some(database) if settings.waits_for_database => Box::new(open_database(database)?),
             Some(database) => Box::new(PostgresCatalog::open(database)?),
         };
-        let local = |root: &Path| {
-            let blobs = LocalBlobs::open(&root.join("blobs"), settings.instance)?
-                .with_archive(root.join("archive"))
-                .with_damaged(root.join("damaged"));
-            Ok(Box::new(blobs) as Box<dyn BlobStore>)
-        };
-        let blobs = match settings.contents.clone() {
-            None => local(root)?,
-            Some(ContentsAt { path, owner: None }) => local(&path)?,
-            Some(ContentsAt { path, owner: Some(owner) }) => {
-                Box::new(OwnedBlobs::open(owner, &path, || local(&path))?)
-            }
-        };
-        Self::with_storage(settings, blobs, catalog)
+        let contents = settings.contents.as_ref().unwrap_or(root);
+        let blobs = LocalBlobs::open(&contents.join("blobs"), settings.instance)?
+            .with_archive(contents.join("archive"))
+            .with_damaged(contents.join("damaged"));
+        Self::with_storage(settings, Box::new(blobs), catalog)
     }
 
     /// The same over a given storage; the journal is in the state directory all the same.

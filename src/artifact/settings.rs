@@ -8,19 +8,10 @@ use crate::config::storage::KeepLocal;
 use crate::model::artifact::ScanPolicy;
 use crate::storage::catalog::postgres::PostgresSettings;
 use crate::storage::remote::RemoteStore;
-use crate::sys::credentials::Credentials;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
-
-/// A directory for contents that is not the daemon's.
-#[derive(Debug, Clone)]
-pub struct ContentsAt {
-    pub path: PathBuf,
-    /// Whom to be there; the daemon itself without one.
-    pub owner: Option<Credentials>,
-}
 
 /// Settings of [`Artifacts`](super::Artifacts).
 #[derive(Debug, Clone)]
@@ -32,7 +23,7 @@ pub struct Settings {
     /// Whether a database that is away is waited for at the start.
     pub waits_for_database: bool,
     /// Where contents are; in the state directory without one.
-    pub contents: Option<ContentsAt>,
+    pub contents: Option<PathBuf>,
     /// Names this daemon's own part of the state directory.
     pub instance: Uuid,
     /// Noted for recovery: where this daemon's mounts are.

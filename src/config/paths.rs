@@ -43,11 +43,6 @@ impl Surroundings {
         Self { uid: geteuid().as_raw(), variables: std::env::vars_os().collect() }
     }
 
-    /// Somebody of whom nothing is known: what the daemon's own environment says is not for everybody.
-    pub fn unknown(uid: u32) -> Self {
-        Self { uid, variables: BTreeMap::new() }
-    }
-
     #[cfg(test)]
     pub fn fake(uid: u32, variables: &[(&str, &str)]) -> Self {
         let variables = variables.iter().map(|(k, v)| (k.into(), v.into())).collect();

@@ -42,11 +42,6 @@ impl Credentials {
         Self::of_user(uid, gid, groups.collect())
     }
 
-    /// Uid 0 with everything that the thread may do.
-    pub fn of_daemon() -> Self {
-        Self { uid: 0, gid: 0, groups: Vec::new(), capabilities: u64::MAX }
-    }
-
     /// Those of a process that waits for an answer of ours, so that its number cannot become another's. `uid` and `gid`
     /// are the file system ids that the kernel sent along; groups and capabilities are read from `/proc/PID/status`, anew each
     /// time, because a process can change both at any moment.

@@ -197,3 +197,67 @@ fn many_may_set_the_same_one_at_the_same_moment() {
     });
     assert!(place.stop_daemon(Signal::SIGTERM).success());
 }
+
+#[test]
+fn a_place_that_is_not_mounted_is_waited_for_and_nothing_is_made_there() {
+    let mut place = Place::new();
+    let (store, away) = (place.path("store"), place.path("away"));
+    place.start_daemon();
+    let id = add(&place, &request(&place, "store"));
+    run(&place, &id, "echo kept > output/kept.txt");
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+    // What a mount point looks like without its file system.
+    fs::rename(&store, &away).unwrap();
+    fs::create_dir(&store).unwrap();
+    fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    place.start_daemon();
+    let said = refusal(&place, &request(&place, "store"));
+    assert!(said.contains("if a file system is mounted there, mount it"), "{said}");
+    let listed = place.output(["artifact", "ls", "--backend", &id]);
+    assert!(text(&listed).contains("is not open"), "{}", text(&listed));
+    assert_eq!(fs::read_dir(&store).unwrap().count(), 0);
+    fs::remove_dir(&store).unwrap();
+    let said = refusal(&place, &request(&place, "store"));
+    assert!(
+        said.contains("there is no directory") || said.contains("nothing of this backend"),
+        "{said}"
+    );
+    let _ = fs::remove_dir(&store);
+    fs::rename(&away, &store).unwrap();
+    assert_eq!(only_content(&place, &id), "kept\n");
+    assert_verified(&place, &id);
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+    place.assert_clean();
+}
+
+#[test]
+fn a_directory_with_a_name_of_any_bytes_is_refused_and_harms_nobody() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut place = Place::new();
+    place.start_daemon();
+    let odd = place.root().join(std::ffi::OsStr::from_bytes(b"odd-\xff"));
+    fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(&odd, place.path("link")).unwrap();
+    let said = refusal(&place, &request(&place, "link"));
+    assert!(said.contains("not UTF-8"), "{said}");
+    let claim = place.path("store");
+    fs::create_dir(&claim).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", claim.join("belljar-node")).unwrap();
+    let said = refusal(&place, &request(&place, "store"));
+    assert!(said.contains("use") && said.contains("for contents"), "{said}");
+    assert!(backends(&place).is_empty());
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+}
+
+#[test]
+fn a_header_in_the_environment_hinders_nobody_from_opening_what_it_names() {
+    let mut place = Place::new();
+    place.start_daemon();
+    let id = add(&place, &request(&place, "store"));
+    let list =
+        place.belljar(["storage", "backends"]).env("BELLJAR_BACKEND", "nosuch").output().unwrap();
+    assert!(list.status.success() && stdout(&list).contains(&id), "{}", text(&list));
+    let named = place.belljar(["artifact", "ls"]).env("BELLJAR_BACKEND", &id).output().unwrap();
+    assert!(named.status.success(), "{}", text(&named));
+    assert!(place.stop_daemon(Signal::SIGTERM).success());
+}

@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 #[serde(deny_unknown_fields)]
 pub struct Definition {
     pub owner_uid: u32,
-    /// Where the owner makes directories, they get this group.
-    pub owner_gid: u32,
     pub place: Place,
 }
 
@@ -133,7 +131,6 @@ impl Definition {
     pub fn of_request(
         request: BackendRequest,
         owner_uid: u32,
-        owner_gid: u32,
     ) -> Result<(Self, Secrets, DirectoryWish), Error> {
         let mut secrets = Secrets::default();
         let mut wish = DirectoryWish { create: true, identity: None };
@@ -165,7 +162,7 @@ impl Definition {
             }
         };
         fields.must_be_used_up()?;
-        Ok((Self { owner_uid, owner_gid, place }, secrets, wish))
+        Ok((Self { owner_uid, place }, secrets, wish))
     }
 
     /// Of owner and place alone: keys and passwords may change.
@@ -293,7 +290,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<(Definition, Secrets, DirectoryWish), Error> {
-        Definition::of_request(serde_json::from_str(json).expect("a request"), 7, 8)
+        Definition::of_request(serde_json::from_str(json).expect("a request"), 7)
     }
 
     fn refusal(json: &str) -> String {
@@ -307,7 +304,7 @@ mod tests {
                 r#"{{"kind":"database","connection_string":"postgresql://me{password}@db/art","file_storage_path":"/files"}}"#
             );
             let request = serde_json::from_str(&json).expect("a request");
-            Definition::of_request(request, uid, 8).expect("legal").0.id()
+            Definition::of_request(request, uid).expect("legal").0.id()
         };
         assert_eq!(id(":hunter2", 7), id(":other", 7));
         assert_eq!(id(":hunter2", 7), id("", 7));

@@ -1,7 +1,7 @@
 //! Backends: the places for artifacts that users ask for at run time, besides the daemon's own.
 //!
-//! Each is an artifact service of its own, with its own journal, rows and contents: a file belongs to the one that was
-//! chosen when its workspace was made, or when it was registered. [Decision 18](../../../../../docs/decisions/0021-backends-at-run-time.md)
+//! A daemon keeps places for the user whose daemon it is, and for nobody else. Each is an artifact service of its own, with its own journal, rows and contents: a file belongs to the one that was
+//! chosen when its workspace was made, or when it was registered. [Decision 21](../../../../../docs/decisions/0021-backends-at-run-time.md)
 //! says why.
 //!
 //! Locking: `known` is held for a look or an exchange. `opening` of one backend is held while that one is opened, which may
@@ -94,10 +94,12 @@ impl Entry {
             State::Open { opened, problem } => {
                 (BackendState::Open, problem, opened.artifacts.pending())
             }
-            State::Closed { .. } if definition.needs_secrets() => {
-                let why =
-                    "its password was in the memory of an earlier daemon: set the backend again";
-                (BackendState::WaitingForCredentials, Some(why.to_owned()), 0)
+            State::Closed { why } if definition.needs_secrets() => {
+                let waits = || {
+                    "its password was in the memory of an earlier daemon: set the backend again"
+                        .to_owned()
+                };
+                (BackendState::WaitingForCredentials, Some(why.unwrap_or_else(waits)), 0)
             }
             State::Closed { why: Some(why) } => (BackendState::Unavailable, Some(why), 0),
             State::Closed { why: None } => (BackendState::Closed, None, 0),
@@ -166,10 +168,17 @@ impl Backends {
             tracing::warn!(backend = %id, place = definition.place(), "a backend waits for its owner to give its password again");
             return true;
         }
+        let before = match &*lock(&entry.state) {
+            State::Closed { why } => why.clone(),
+            State::Open { .. } => return true,
+        };
         let opened = self.open(&id, &entry, definition, &Secrets::default());
         if let Err(error) = &opened {
             let why = sentence(error);
-            tracing::warn!(backend = %id, %why, "a backend cannot be opened; it is tried again");
+            // Said once, as long as nothing changes.
+            if before.as_ref() != Some(&why) {
+                tracing::warn!(backend = %id, %why, "a backend cannot be opened; it is tried again");
+            }
         }
         opened.is_ok()
     }
@@ -205,7 +214,8 @@ impl Backends {
                 why: "the daemon is stopping".to_owned(),
             });
         }
-        match self.0.host.open(definition, secrets) {
+        let is_new = self.definition_on_disk(id).is_none();
+        match self.0.host.open(definition, secrets, is_new) {
             Ok(opened) => {
                 if let Some(call) = lock(&self.0.on_events).clone() {
                     opened.artifacts.on_events(Box::new(move || call()));
@@ -223,8 +233,16 @@ impl Backends {
 
     /// Opens a place for a user and answers how it is called from then on. The same place may be asked for again, with other
     /// keys. May take as long as a database or a bucket takes to answer.
-    pub fn set(&self, uid: u32, gid: u32, request: BackendRequest) -> Result<Backend, Error> {
-        let (definition, secrets, wish) = Definition::of_request(request, uid, gid)?;
+    pub fn set(&self, uid: u32, request: BackendRequest) -> Result<Backend, Error> {
+        let ours = self.0.host.uid;
+        if uid != ours {
+            return Err(Error::BackendRefused {
+                why: format!(
+                    "this daemon is that of uid {ours} and keeps artifacts for others only where its configuration says: start one of your own with `belljard serve`, and name its socket in BELLJAR_SOCKET"
+                ),
+            });
+        }
+        let (definition, secrets, wish) = Definition::of_request(request, uid)?;
         let definition = self.settled(definition, wish)?;
         let unusable = |source| match source {
             refused @ Error::BackendRefused { .. } => refused,
@@ -239,9 +257,15 @@ impl Backends {
         let opened = match self.open(&id, &entry, &definition, &secrets) {
             Ok(opened) => opened,
             Err(error) => {
-                // A first try that failed leaves no trace.
+                // Of a first try that failed nothing is left.
                 if self.definition_on_disk(&id).is_none() {
                     lock(&self.0.known).remove(&id);
+                    // Refused before its directory was claimed: nobody knows its node. Removed only if nothing else is there.
+                    if matches!(error, Error::BackendRefused { .. }) {
+                        let directory = self.directory().join(id.as_str());
+                        let _ = fs::remove_file(directory.join("node"));
+                        let _ = fs::remove_dir(directory);
+                    }
                 }
                 return Err(unusable(error));
             }
@@ -259,6 +283,12 @@ impl Backends {
     }
 
     fn settled(&self, definition: Definition, wish: DirectoryWish) -> Result<Definition, Error> {
+        let given = definition.directory().map(std::borrow::ToOwned::to_owned);
+        let is_known = given.is_some_and(|given| {
+            self.on_disk().iter().any(|known| known.directory() == Some(&given))
+        });
+        // In the place of one that is away nothing is made.
+        let wish = DirectoryWish { create: wish.create && !is_known, ..wish };
         let definition = self.0.host.settle(definition, wish)?;
         let uid = definition.owner_uid;
         let id = definition.id();

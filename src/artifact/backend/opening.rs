@@ -1,10 +1,10 @@
 //! From a definition to a service that keeps artifacts there.
 //!
-//! The daemon may be root and the owner is not: directories are made and looked at as the owner, and neither the daemon's
-//! environment nor its identity on this machine is lent to anybody.
+//! A directory is used as the daemon: it must be the daemon's own and nobody else's to change, since links in it would lead the
+//! daemon anywhere, magic ones (proc(5), `/proc/PID/fd`) included, whatever user it acted as.
 
 use super::super::error::Error;
-use super::super::settings::{ContentsAt, Settings};
+use super::super::settings::Settings;
 use super::super::{Artifacts, node};
 use super::definition::{Definition, DirectoryWish, Place, Secrets};
 use crate::config::bucket::Bucket;
@@ -13,11 +13,10 @@ use crate::config::paths::Surroundings;
 use crate::storage::blob::s3::{CredentialsSource, S3Settings, S3Store};
 use crate::storage::catalog::postgres::{PostgresCatalog, PostgresSettings, SettingsError};
 use crate::storage::remote::{RemoteError, RemoteFailure, RemoteStore};
-use crate::sys::credentials::{Credentials, ScopedIdentity};
 use crate::telemetry::sentence;
 use crate::wire::backend::DirectoryIdentity;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +27,12 @@ const CLAIM: &str = "belljar-node";
 
 /// Connections to the database of one backend. Chosen, not measured: half of what the daemon's own catalog has.
 const POOL_SIZE: usize = 4;
+
+/// Who root is in a user namespace without it (user_namespaces(7), `/proc/sys/kernel/overflowuid`).
+const OVERFLOW_UID: u32 = 65_534;
+
+/// A claim has 37 bytes.
+const CLAIM_BYTES_MAX: u64 = 64;
 
 /// A backend at work.
 #[derive(Debug, Clone)]
@@ -50,37 +55,11 @@ impl Host {
         self.settings.state_dir.join("backends").join(definition.id().as_str())
     }
 
-    /// Whom to be to touch what is the owner's; nobody else when the daemon is the owner's own.
-    fn owner(&self, definition: &Definition) -> Result<Option<Credentials>, Error> {
-        let Definition { owner_uid, owner_gid, .. } = *definition;
-        if owner_uid == self.uid {
-            return Ok(None);
-        }
-        if !nix::unistd::geteuid().is_root() {
-            return Err(refused(format!(
-                "this daemon is of uid {} and acts for no other",
-                self.uid
-            )));
-        }
-        Ok(Some(Credentials::of_login(owner_uid, owner_gid)))
-    }
-
-    /// Does something as the owner.
-    fn as_owner<T>(
-        &self,
-        definition: &Definition,
-        work: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let Some(owner) = self.owner(definition)? else { return work() };
-        let _acting = ScopedIdentity::assume(&owner)
-            .map_err(|error| refused(format!("act as uid {}: {error}", owner.uid)))?;
-        work()
-    }
-
     /// The definition with its directory's real path, after making the directory if that is wished.
     pub fn settle(&self, definition: Definition, wish: DirectoryWish) -> Result<Definition, Error> {
         let Some(given) = definition.directory() else { return Ok(definition) };
-        let real = self.as_owner(&definition, || real_directory(given, wish))?;
+        let real = real_directory(given, wish)?;
+        self.must_be_ours(&real)?;
         let own = [Some(&self.settings.state_dir), self.settings.runtime_dir.as_ref()];
         for own in own.into_iter().flatten() {
             if real.starts_with(fs::canonicalize(own).unwrap_or_else(|_| own.clone())) {
@@ -94,8 +73,43 @@ impl Host {
         Ok(definition.with_directory(real))
     }
 
+    /// Whether nobody else can put anything into the directory, or another in its place.
+    fn must_be_ours(&self, real: &Path) -> Result<(), Error> {
+        for directory in real.ancestors() {
+            let there = fs::metadata(directory).map_err(|error| {
+                refused(format!(
+                    "look at the directory {}: {}",
+                    directory.display(),
+                    sentence(&error)
+                ))
+            })?;
+            // An ordinary user's daemon meets root's files as those of a user that its namespace does not know.
+            let owner = [self.uid, 0, OVERFLOW_UID].contains(&there.uid());
+            let of_others = there.mode() & 0o022 != 0 && there.mode() & 0o1000 == 0;
+            let own = directory != real || there.uid() == self.uid && there.mode() & 0o022 == 0;
+            if !owner || of_others || !own {
+                return Err(refused(format!(
+                    "{} is a directory that others can change (owner {}, mode {:04o}), and would lead the daemon wherever they like: use one of uid {} that nobody else can write to",
+                    directory.display(),
+                    there.uid(),
+                    there.mode() & 0o7777,
+                    self.uid
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Opens it and takes over what dead daemons left there.
-    pub fn open(&self, definition: &Definition, secrets: &Secrets) -> Result<Opened, Error> {
+    ///
+    /// A directory of one that is not new must have its claim: without it a file system is away, and the empty directory that it is
+    /// mounted on is not the place.
+    pub fn open(
+        &self,
+        definition: &Definition,
+        secrets: &Secrets,
+        is_new: bool,
+    ) -> Result<Opened, Error> {
         let state_dir = self.state_dir(definition);
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
@@ -131,15 +145,15 @@ impl Host {
             }
             Place::Database { connection, .. } => {
                 let full = secrets.connection.as_ref().unwrap_or(connection);
-                settings.catalog = Some(self.database(definition, full)?);
+                settings.catalog = Some(database(full)?);
                 // Somebody waits for the answer.
                 settings.waits_for_database = false;
             }
         }
         if let Some(directory) = definition.directory() {
-            self.as_owner(definition, || claim(directory, node))?;
-            settings.contents =
-                Some(ContentsAt { path: directory.to_owned(), owner: self.owner(definition)? });
+            self.must_be_ours(directory)?;
+            claim(directory, node, is_new)?;
+            settings.contents = Some(directory.to_owned());
         }
         let artifacts = Artifacts::open(settings)?;
         let recovered = artifacts.recover()?;
@@ -173,55 +187,10 @@ impl Host {
             }
             Place::Database { connection, .. } => {
                 let full = secrets.connection.as_ref().unwrap_or(connection);
-                PostgresCatalog::open(&self.database(definition, full)?)?;
+                PostgresCatalog::open(&database(full)?)?;
                 Ok(None)
             }
         }
-    }
-
-    fn database(
-        &self,
-        definition: &Definition,
-        connection: &Connection,
-    ) -> Result<PostgresSettings, Error> {
-        let foreign = definition.owner_uid != self.uid;
-        if foreign {
-            // Through a socket, or without a password, the server would take the owner for the daemon's user.
-            let hosts = connection.get("host").or_else(|| connection.get("hostaddr"));
-            if hosts
-                .is_none_or(|hosts| hosts.split(',').any(|h| h.is_empty() || h.starts_with('/')))
-            {
-                return Err(refused(
-                    "this daemon is another user's, and would come to the server's socket as that user: name the server's host, as in postgresql://user:password@localhost/database",
-                ));
-            }
-            if connection.get("password").is_none() {
-                return Err(refused(
-                    "this daemon is another user's, and has no password for you: give user and password, as in postgresql://user:password@localhost/database",
-                ));
-            }
-        }
-        let catalog = Catalog {
-            kind: CatalogKind::Postgres,
-            connection: Some(connection.clone()),
-            pool_size: POOL_SIZE,
-            ..Catalog::default()
-        };
-        let around = match foreign {
-            true => Surroundings::unknown(definition.owner_uid),
-            false => Surroundings::ours(),
-        };
-        // It may name files, which are the owner's to read.
-        self.as_owner(definition, || {
-            PostgresSettings::new(&catalog, &|name| around.text(name)).map_err(|error| {
-                refused(match error {
-                    SettingsError::Connection => {
-                        "the connection string has a value that is not understood".to_owned()
-                    }
-                    other => sentence(&other),
-                })
-            })
-        })
     }
 
     fn bucket(
@@ -230,21 +199,11 @@ impl Host {
         asked: &Bucket,
         secrets: &Secrets,
     ) -> Result<S3Store, Error> {
-        let foreign = definition.owner_uid != self.uid;
         let Place::S3 { credentials_given, .. } = definition.place else {
             unreachable!("the definition has the bucket");
         };
-        if foreign && !credentials_given {
-            return Err(refused(
-                "this daemon is another user's, and signs nothing for you with its own keys: give credentials",
-            ));
-        }
-        let around = match foreign {
-            true => Surroundings::unknown(definition.owner_uid),
-            false => Surroundings::ours(),
-        };
-        let mut settings =
-            S3Settings::resolve(asked, &around).map_err(|error| refused(error.to_string()))?;
+        let mut settings = S3Settings::resolve(asked, &Surroundings::ours())
+            .map_err(|error| refused(error.to_string()))?;
         if credentials_given {
             settings.credentials = CredentialsSource::Nowhere;
         }
@@ -252,6 +211,24 @@ impl Host {
         give(&store, secrets)?;
         Ok(store)
     }
+}
+
+fn database(connection: &Connection) -> Result<PostgresSettings, Error> {
+    let catalog = Catalog {
+        kind: CatalogKind::Postgres,
+        connection: Some(connection.clone()),
+        pool_size: POOL_SIZE,
+        ..Catalog::default()
+    };
+    let around = Surroundings::ours();
+    PostgresSettings::new(&catalog, &|name| around.text(name)).map_err(|error| {
+        refused(match error {
+            SettingsError::Connection => {
+                "the connection string has a value that is not understood".to_owned()
+            }
+            other => sentence(&other),
+        })
+    })
 }
 
 /// Hands over the keys that came with a request, if any did.
@@ -285,6 +262,13 @@ fn real_directory(given: &Path, wish: DirectoryWish) -> Result<PathBuf, Error> {
     if !there.is_dir() {
         return Err(refused(format!("{} is no directory", given.display())));
     }
+    if real.to_str().is_none() {
+        return Err(refused(format!(
+            "the directory {} is {:?}, whose name is not UTF-8: use another one",
+            given.display(),
+            real
+        )));
+    }
     match wish.identity {
         Some(DirectoryIdentity { device, inode })
             if (device, inode) != (there.dev(), there.ino()) =>
@@ -299,28 +283,54 @@ fn real_directory(given: &Path, wish: DirectoryWish) -> Result<PathBuf, Error> {
 }
 
 /// Makes sure that nobody else's rows are about the contents of this directory.
-fn claim(directory: &Path, node: Uuid) -> Result<(), Error> {
+fn claim(directory: &Path, node: Uuid, is_new: bool) -> Result<(), Error> {
     let path = directory.join(CLAIM);
     let fail = |error: io::Error| {
         refused(format!("use {} for contents: {}", directory.display(), sentence(&error)))
     };
-    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    match new {
-        Ok(mut file) => {
-            let written = writeln!(file, "{node}").and_then(|()| file.sync_all());
-            written.and_then(|()| File::open(directory)?.sync_all()).map_err(fail)
+    let found = match read_claim(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !is_new => {
+            return Err(refused(format!(
+                "{} has nothing of this backend in it (no {CLAIM}): if a file system is mounted there, mount it",
+                directory.display()
+            )));
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let found = fs::read_to_string(&path).map_err(fail)?;
-            if found.trim() == node.to_string() {
-                return Ok(());
-            }
-            Err(refused(format!(
-                "{} has contents of another catalog (node {}): use another directory",
-                directory.display(),
-                found.trim()
-            )))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_claim(directory, &path, node).map_err(fail)?;
+            read_claim(&path).map_err(fail)?
         }
-        Err(error) => Err(fail(error)),
+        found => found.map_err(fail)?,
+    };
+    match found {
+        Some(found) if found == node => Ok(()),
+        Some(found) => Err(refused(format!(
+            "{} has contents of another catalog (node {found}): use another directory, or remove {CLAIM} in it if that catalog is gone for good",
+            directory.display()
+        ))),
+        None => Err(refused(format!("{} is none of ours: remove it", path.display()))),
     }
+}
+
+/// The node that a claim names; `None` where it is no claim.
+fn read_claim(path: &Path) -> io::Result<Option<Uuid>> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let mut text = String::new();
+    if file.metadata()?.is_file() {
+        file.take(CLAIM_BYTES_MAX).read_to_string(&mut text)?;
+    }
+    Ok(text.trim().parse().ok())
+}
+
+/// Written aside and linked, so that it is whole under its name and the claim of somebody faster stays.
+fn make_claim(directory: &Path, path: &Path, node: Uuid) -> io::Result<()> {
+    let new = directory.join(format!(".{CLAIM}-{}", Uuid::now_v7()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let written = writeln!(file, "{node}").and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| match fs::hard_link(&new, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(directory)?.sync_all(),
+    });
+    fs::remove_file(&new)?;
+    linked
 }

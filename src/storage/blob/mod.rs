@@ -2,7 +2,6 @@
 
 pub mod directory;
 pub mod local;
-pub mod owned;
 mod placing;
 pub mod s3;
 mod survey;
