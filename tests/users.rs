@@ -5,10 +5,10 @@ mod support;
 
 use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use support::{BELLJAR, ORDINARY, Place, eventually, stderr, stdout, text};
+use support::{ORDINARY, Place, eventually, stderr, stdout, text};
 
 /// Root's daemon, and a directory `home` of an ordinary user who may use it.
 struct Shared {
@@ -17,30 +17,11 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "only root can serve several users");
-        let mut place = Place::new();
-        place.start_daemon();
-        for open in ["", "runtime", "runtime/belljar.sock", "runtime/belljar.sock.fds"] {
-            let mode = if open.ends_with("sock") || open.ends_with("fds") { 0o666 } else { 0o755 };
-            fs::set_permissions(place.path(open), Permissions::from_mode(mode)).unwrap();
-        }
-        fs::create_dir(place.path("home")).unwrap();
-        chown(place.path("home"), Some(ORDINARY), Some(ORDINARY)).unwrap();
-        // The build's directory may be closed to others.
-        fs::copy(BELLJAR, place.path("belljar")).unwrap();
-        Self { place }
+        Self { place: Place::shared() }
     }
 
     fn as_user(&self, uid: u32, arguments: &[&str]) -> Output {
-        Command::new("setpriv")
-            .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--"])
-            .arg(self.place.path("belljar"))
-            .args(arguments)
-            .env("BELLJAR_SOCKET", self.place.path("runtime/belljar.sock"))
-            .env("HOME", self.place.path("home"))
-            .current_dir(self.place.path("home"))
-            .output()
-            .unwrap()
+        self.place.as_user(uid).args(arguments).output().unwrap()
     }
 
     fn run(&self, script: &str) -> Output {

@@ -7,6 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// The kernel's bound for a handle (linux/exportfs.h, MAX_HANDLE_SZ).
 const HANDLE_BYTES_MAX: usize = 128;
 
+/// How often a handle is tried that the kernel has no memory for. Seen once in many thousand opens, while others renamed and removed the
+/// same names and gigabytes were free (Linux 6.18, ext4); why is not known, and the next try succeeded ever since.
+const ATTEMPTS: usize = 3;
+
 /// A file's handle; it contains the inode's generation, so that a reused inode number has another handle.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileHandle {
@@ -60,16 +64,26 @@ pub fn open_by_handle_at(mount: BorrowedFd<'_>, handle: &FileHandle) -> io::Resu
         f_handle: [0; HANDLE_BYTES_MAX],
     };
     raw.f_handle[..handle.bytes.len()].copy_from_slice(&handle.bytes);
+    let mut result = open_raw(mount, &mut raw);
+    for _ in 1..ATTEMPTS {
+        if result != Err(Errno::ENOMEM) {
+            break;
+        }
+        result = open_raw(mount, &mut raw);
+    }
+    // SAFETY: the call succeeded, so the number is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(result? as i32) })
+}
+
+fn open_raw(mount: BorrowedFd<'_>, raw: &mut RawHandle) -> Result<i64, Errno> {
     // SAFETY: `raw` has the layout of struct file_handle and lives across the call, which only reads it.
     let result = unsafe {
         libc::syscall(
             libc::SYS_open_by_handle_at,
             mount.as_raw_fd(),
-            &raw mut raw,
+            std::ptr::from_mut(raw),
             libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC,
         )
     };
-    let number = Errno::result(result)?;
-    // SAFETY: the call succeeded, so the number is a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(number as i32) })
+    Errno::result(result)
 }

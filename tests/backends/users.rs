@@ -5,32 +5,12 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::Command;
-use support::{BELLJAR, ORDINARY};
-
-fn shared() -> Place {
-    assert!(nix::unistd::geteuid().is_root(), "only root can serve several users");
-    let mut place = Place::new();
-    place.start_daemon();
-    for open in ["", "runtime", "runtime/belljar.sock", "runtime/belljar.sock.fds"] {
-        let mode = if open.ends_with("sock") || open.ends_with("fds") { 0o666 } else { 0o755 };
-        fs::set_permissions(place.path(open), Permissions::from_mode(mode)).unwrap();
-    }
-    fs::create_dir(place.path("home")).unwrap();
-    chown(place.path("home"), Some(ORDINARY), Some(ORDINARY)).unwrap();
-    // The build's directory may be closed to others.
-    fs::copy(BELLJAR, place.path("belljar")).unwrap();
-    place
-}
+use support::ORDINARY;
 
 fn as_user(place: &Place, uid: u32, arguments: &[&str], input: &str) -> Output {
-    let mut command = Command::new("setpriv")
-        .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--"])
-        .arg(place.path("belljar"))
+    let mut command = place
+        .as_user(uid)
         .args(arguments)
-        .env("BELLJAR_SOCKET", place.path("runtime/belljar.sock"))
-        .env("HOME", place.path("home"))
-        .current_dir(place.path("home"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -42,7 +22,7 @@ fn as_user(place: &Place, uid: u32, arguments: &[&str], input: &str) -> Output {
 
 #[test]
 fn a_daemon_opens_places_for_its_own_user_alone() {
-    let mut place = shared();
+    let mut place = Place::shared();
     let store = place.path("home/store");
     let request = json!({ "kind": "local", "base_path": store }).to_string();
     let output = as_user(&place, ORDINARY, &["storage", "add", "-"], &request);
@@ -72,7 +52,7 @@ fn a_daemon_opens_places_for_its_own_user_alone() {
 
 #[test]
 fn a_directory_that_others_can_change_is_no_place() {
-    let mut place = shared();
+    let mut place = Place::shared();
     let refused = |path: &str| {
         let said = refusal(&place, &json!({ "kind": "local", "base_path": place.path(path) }));
         assert!(said.contains("others can change"), "{path}: {said}");

@@ -65,6 +65,34 @@ impl Place {
         place
     }
 
+    /// With a daemon of root's that every user can reach, a directory `home` of the ordinary user's, and a `belljar` that
+    /// everybody can execute: the build's directory may be closed to others.
+    pub fn shared() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "only root can serve several users");
+        let mut place = Self::new();
+        place.start_daemon();
+        for open in ["", "runtime", "runtime/belljar.sock", "runtime/belljar.sock.fds"] {
+            let mode = if open.ends_with("sock") || open.ends_with("fds") { 0o666 } else { 0o755 };
+            fs::set_permissions(place.path(open), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::create_dir(place.path("home")).unwrap();
+        std::os::unix::fs::chown(place.path("home"), Some(ORDINARY), Some(ORDINARY)).unwrap();
+        fs::copy(BELLJAR, place.path("belljar")).unwrap();
+        place
+    }
+
+    /// `belljar` as another user, who talks to a shared place's daemon.
+    pub fn as_user(&self, uid: u32) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups", "--"])
+            .arg(self.path("belljar"))
+            .env("BELLJAR_SOCKET", self.path("runtime/belljar.sock"))
+            .env("HOME", self.path("home"))
+            .current_dir(self.path("home"));
+        command
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
