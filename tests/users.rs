@@ -206,3 +206,13 @@ fn one_users_slow_end_does_not_hold_up_another() {
     });
     shared.end();
 }
+
+#[test]
+fn a_pipe_of_somebody_elses_stays_theirs_when_a_user_passes_it() {
+    let shared = Shared::new();
+    // The pipes are made here, as root. Its owner could open one again, for the other direction too.
+    let output = shared.run("stat -L -c 'owner %u' /proc/self/fd/1; cat < /proc/self/fd/1");
+    assert!(stdout(&output).contains("owner 0"), "{}", text(&output));
+    assert!(stderr(&output).contains("Permission denied"), "{}", text(&output));
+    shared.end();
+}

@@ -84,7 +84,7 @@ impl Command {
             env,
             workdir: plan.workdir.clone(),
             rootfs: plan.rootfs.clone(),
-            terminal: plan.terminal.is_some(),
+            terminal: plan.terminal,
             faults: plan.faults.clone(),
             weaker: plan.weaker,
         })

@@ -41,8 +41,10 @@ pub fn switch(plan: &SandboxPlan) -> Result<(), SetupFailure> {
         // (user_namespaces(7)).
         return Ok(());
     }
-    lend_stdio_pipes(uid, gid)
-        .map_err(|e| SetupFailure::because(STEP, "give the user its stdio pipes", &e))?;
+    if plan.lend_streams {
+        lend_stdio_pipes(uid, gid)
+            .map_err(|e| SetupFailure::because(STEP, "give the user its stdio pipes", &e))?;
+    }
     terminal::lend(plan, uid, gid)
         .map_err(|e| SetupFailure::because(STEP, "give the user its terminal", &e))?;
     setgroups(&[]).map_err(|e| failed("drop the supplementary groups", e))?;

@@ -53,7 +53,10 @@ pub struct SandboxPlan {
     pub user: Identity,
     pub network: Network,
     /// The standard streams that are terminals are one of the run's own, which becomes the command's controlling terminal.
-    pub terminal: Option<Terminal>,
+    pub terminal: bool,
+    /// Give standard streams that are pipes, and the run's terminal, to the run's user. Only for a client that is root: what another one
+    /// passes could be somebody else's, and its owner can open it again for what it was not passed for.
+    pub lend_streams: bool,
     /// Make a user namespace, which an ordinary user needs for every other one. It maps the user to itself.
     pub user_namespace: bool,
     pub tmp_size_bytes: u64,
@@ -125,13 +128,6 @@ impl Identity {
     pub fn unnamed(uid: u32, gid: u32) -> Self {
         Self { uid, gid, name: if uid == 0 { "root" } else { "belljar" }.to_owned() }
     }
-}
-
-/// A terminal of the run's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminal {
-    /// Give it to the run's user. Only for a client that is root: what another one passes as its own could be somebody else's.
-    pub lend: bool,
 }
 
 /// Environment variables; shows no value in `Debug`, since a secret that the user asked for by name may be one.
@@ -234,7 +230,8 @@ impl SandboxPlan {
             workdir: PathBuf::from(WORKSPACE),
             user,
             network,
-            terminal: None,
+            terminal: false,
+            lend_streams: false,
             user_namespace,
             tmp_size_bytes,
             home,
@@ -252,7 +249,7 @@ impl SandboxPlan {
             executable: self.executable.clone(),
             network: self.network,
             rootfs: self.rootfs.clone(),
-            terminal: self.terminal.is_some(),
+            terminal: self.terminal,
             user_namespace: self.user_namespace,
             tmp_size_bytes: self.tmp_size_bytes,
             scratch: self.scratch.clone(),

@@ -69,10 +69,8 @@ fn asked(plan: &SandboxPlan, layer: LayerName) -> (bool, String) {
         LayerName::Descriptors => "none inherited but standard input, output and error",
         LayerName::CoreDumps => "none is written",
         LayerName::Session => match plan.terminal {
-            Some(_) => {
-                "a session of its own, with a terminal of its own in the place of the caller's"
-            }
-            None => "a session of its own, without the caller's terminal",
+            true => "a session of its own, with a terminal of its own in the place of the caller's",
+            false => "a session of its own, without the caller's terminal",
         },
     };
     (true, text.to_owned())

@@ -72,8 +72,8 @@ impl Findings<'_> {
         })?;
         self.prove(LayerName::Session, || {
             Ok(Proof::of(match plan.terminal {
-                Some(_) => "the command's process leads a session of its own, whose terminal is the run's own; both read before execve(2)",
-                None => "the command's process leads a session of its own, read before execve(2); it tried /dev/tty: ENXIO",
+                true => "the command's process leads a session of its own, whose terminal is the run's own; both read before execve(2)",
+                false => "the command's process leads a session of its own, read before execve(2); it tried /dev/tty: ENXIO",
             }))
         })
     }

@@ -169,7 +169,7 @@ pub fn spawn(
         return Err(SpawnError::Rootfs);
     }
     let cgroups = std::mem::take(&mut descriptors.cgroups);
-    let terminal = plan.terminal.as_ref().map(|_| terminal(&descriptors.stdio)).transpose();
+    let terminal = plan.terminal.then(|| terminal(&descriptors.stdio)).transpose();
     let lent = rootfs::Lent {
         terminal: terminal.map_err(SpawnError::Write)?,
         rootfs: descriptors.rootfs.take(),

@@ -82,7 +82,7 @@ pub fn gather(terminal: Option<&OwnedFd>) -> Result<Option<OwnedFd>, SetupFailur
 /// Makes it the user's, where the run's user is another than the client's: what it is opened by again, such as `/dev/stdin`, asks
 /// for its owner and mode.
 pub fn lend(plan: &SandboxPlan, uid: Uid, gid: Gid) -> io::Result<()> {
-    if plan.terminal.as_ref().is_some_and(|terminal| terminal.lend) {
+    if plan.terminal && plan.lend_streams {
         for terminal in standard()? {
             fchown(terminal, Some(uid), Some(gid))?;
         }

@@ -18,7 +18,7 @@ use crate::model::id::{RunId, WorkspaceId};
 use crate::sandbox::cgroup::Group;
 use crate::sandbox::fault::Faults;
 use crate::sandbox::limits;
-use crate::sandbox::plan::{Environment, Identity, SandboxPlan, Terminal};
+use crate::sandbox::plan::{Environment, Identity, SandboxPlan};
 use crate::sandbox::protocol::{FailureKind, SetupFailure};
 use crate::sandbox::spawn::{Remote, Sandbox, SandboxDescriptors, SpawnError, spawn};
 use crate::secret::mask::mask_text;
@@ -336,7 +336,8 @@ fn launch(
         plan.workdir.clone_from(workdir);
     }
     plan.network = definition.network;
-    plan.terminal = definition.terminal.then(|| Terminal { lend: run.owner.uid == 0 });
+    plan.terminal = definition.terminal;
+    plan.lend_streams = run.owner.uid == 0;
     plan.tmp_size_bytes = settings.tmp_size_bytes;
     plan.wait_children = definition.wait_children;
     plan.allow_unenforced.clone_from(&definition.allow_unenforced);

@@ -95,6 +95,7 @@ impl Host {
             ("output".parse().expect("legal"), Access::ReadWrite),
         ];
         plan.tmp_size_bytes = 16 << 20;
+        plan.lend_streams = true;
         plan
     }
 

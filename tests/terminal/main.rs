@@ -21,8 +21,8 @@ const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_Z: &str = "\x1a";
 
-/// A job that says when it is continued.
-const STOPPABLE: &str = "/usr/bin/python3 -c \"import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, [18]); print('be' + 'gun', flush=True); signal.sigwait([18]); print('conti' + 'nued', flush=True); time.sleep(100)\"\n";
+/// A job that says when it is continued. A key ends it without Python's own handler, which sleeps on when the signal comes just before.
+const STOPPABLE: &str = "/usr/bin/python3 -c \"import signal, time; signal.signal(2, signal.SIG_DFL); signal.pthread_sigmask(signal.SIG_BLOCK, [18]); print('be' + 'gun', flush=True); signal.sigwait([18]); print('conti' + 'nued', flush=True); time.sleep(100)\"\n";
 
 /// Large enough that nothing on the way holds all of it.
 const LINES: usize = 1_000_000;

@@ -86,7 +86,7 @@ pub fn prove(plan: &SandboxPlan, table: &MountTable) -> Result<Proof, String> {
     for entry in &entries {
         let path = entry.path();
         let known = DEVICES.iter().chain(&OTHERS).any(|known| path == Path::new(known));
-        let is_terminal = plan.terminal.is_some() && path == Path::new(terminal::NAME);
+        let is_terminal = plan.terminal && path == Path::new(terminal::NAME);
         if !known && !is_terminal {
             return Err(format!("{} is in /dev", path.display()));
         }
