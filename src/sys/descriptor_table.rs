@@ -6,12 +6,16 @@
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::mpsc::sync_channel;
 
 /// Starts a thread in whose table there are standard input, output and error, and `kept`, and nothing else. `body` gets
 /// that copy of `kept`; what it captures must own no descriptor.
+///
+/// The thread takes no signals: the kernel gives one of the process to any thread that does not block it, and the handlers here tell of
+/// signals by descriptors (a self-pipe), whose numbers mean nothing in this table.
 ///
 /// Returns when the tables are apart and this side's `kept` is closed. ENOMEM or EMFILE as of unshare(2).
 pub fn spawn_alone(
@@ -21,13 +25,18 @@ pub fn spawn_alone(
 ) -> io::Result<()> {
     let number = kept.as_raw_fd();
     let (apart, is_apart) = sync_channel(1);
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || match separate(number) {
-        Ok(own) => {
-            let _ = apart.send(Ok(()));
-            body(own);
-        }
-        Err(error) => drop(apart.send(Err(error))),
-    })?;
+    // A thread begins with the mask of the one that starts it.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let started =
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || match separate(number) {
+            Ok(own) => {
+                let _ = apart.send(Ok(()));
+                body(own);
+            }
+            Err(error) => drop(apart.send(Err(error))),
+        });
+    before.thread_set_mask()?;
+    started?;
     // Until then the number must stay in the shared table.
     let result = is_apart.recv();
     drop(kept);
@@ -119,5 +128,20 @@ mod tests {
         // Ends, as this side has no writer any more.
         reader.read_to_string(&mut text).expect("read");
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn a_thread_alone_takes_no_signal_and_the_others_take_them_as_before() {
+        use nix::sys::signal::Signal;
+        let blocked = || SigSet::thread_get_mask().expect("mask").contains(Signal::SIGTERM);
+        assert!(!blocked());
+        let (kept, _other) = std::io::pipe().expect("pipe");
+        let (say, hear) = sync_channel(1);
+        spawn_alone("alone", kept.into(), move |_| {
+            let _ = say.send(blocked());
+        })
+        .expect("starts");
+        assert!(hear.recv().expect("it ran"));
+        assert!(!blocked());
     }
 }
